@@ -1,0 +1,1 @@
+//! One process for everything on one machine, and the operator's commands.

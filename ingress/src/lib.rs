@@ -1,0 +1,1 @@
+//! HTTP to queue: route, limit, verify, publish, acknowledge.

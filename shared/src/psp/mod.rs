@@ -1,0 +1,372 @@
+//! Payment service providers: one pure file each.
+//!
+//! Nothing here does I/O or reads a clock, and nothing panics, whatever the input (invariant I7). An adapter verifies
+//! and translates webhooks, and builds and reads the requests of reconciliation; the worker does the I/O.
+//!
+//! To add one: a file with a unit struct that implements [`Psp`], its fixtures beside it, one line in [`ALL`].
+
+mod json;
+mod signature;
+pub mod standard_webhooks;
+pub mod stripe;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode};
+
+use crate::clock::Timestamp;
+use crate::envelope::Envelope;
+use crate::event::{Mode, PaymentEvent};
+use crate::secret::Secret;
+
+/// Every adapter. The order is the order of tables that people read.
+pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+
+/// The adapter of a PSP id.
+#[must_use]
+pub fn find(id: &str) -> Option<&'static dyn Psp> {
+    ALL.iter().copied().find(|psp| psp.id() == id)
+}
+
+/// One payment service provider.
+pub trait Psp: Send + Sync {
+    /// The id in URLs, keys and metrics.
+    fn id(&self) -> &'static str;
+
+    /// What is known of the PSP's habits and abilities.
+    fn profile(&self) -> &'static Profile;
+
+    /// Refuses, at start, an account whose settings could never verify anything.
+    ///
+    /// # Errors
+    /// The setting that is missing or malformed.
+    fn check(&self, account: &Account) -> Result<(), SettingError>;
+
+    /// Proves that the PSP sent these bytes, as far as the PSP makes that possible. Every active secret is tried.
+    ///
+    /// # Errors
+    /// Why it is not proven. The sender is told no more than the status.
+    fn verify(&self, request: &WebhookRequest<'_>, keys: &Keys, now: Timestamp) -> Result<Verified, Rejection>;
+
+    /// What the PSP wants to hear once the webhook is durable.
+    fn acknowledgement(&self) -> Acknowledgement {
+        Acknowledgement { status: StatusCode::OK, content_type: None, body: "" }
+    }
+
+    /// What the PSP wants to hear if `verify` refuses.
+    fn rejection_status(&self) -> StatusCode {
+        StatusCode::UNAUTHORIZED
+    }
+
+    /// What the webhook says.
+    ///
+    /// # Errors
+    /// It says nothing of ours ([`TranslateError::Ignored`]), or cannot be understood ([`TranslateError::Unintelligible`]).
+    fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError>;
+
+    /// A request that asks for a payment's state; `cursor` is what the previous answer's [`Answer::next`] said.
+    ///
+    /// # Errors
+    /// The PSP has no such API, or the account lacks what it needs.
+    fn status_request(&self, payment_id: &str, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError>;
+
+    /// Reads the answer to [`Psp::status_request`].
+    ///
+    /// # Errors
+    /// The answer is no answer: refused, broken, or not about this payment.
+    fn read_status(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError>;
+
+    /// A request for what happened since `since`, oldest page first where the PSP can.
+    ///
+    /// # Errors
+    /// As [`Psp::status_request`].
+    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError>;
+
+    /// Reads the answer to [`Psp::events_request`].
+    ///
+    /// # Errors
+    /// As [`Psp::read_status`].
+    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError>;
+
+    /// A request for the webhook endpoints that are registered at the PSP.
+    ///
+    /// # Errors
+    /// As [`Psp::status_request`].
+    fn endpoints_request(&self, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError>;
+
+    /// Reads the answer to [`Psp::endpoints_request`].
+    ///
+    /// # Errors
+    /// As [`Psp::read_status`].
+    fn read_endpoints(&self, response: &Response<Bytes>) -> Result<EndpointList, ReadError>;
+}
+
+/// A PSP's habits and abilities, from its documentation.
+#[derive(Debug)]
+pub struct Profile {
+    /// For people.
+    pub name: &'static str,
+    /// Headers that `translate` reads, in lower case; they travel with the body, all others do not.
+    pub translate_headers: &'static [&'static str],
+    /// How long the PSP waits for our answer; our publish budget stays below it.
+    pub timeout: Duration,
+    /// For how long it sends a webhook again.
+    pub retry_window: Duration,
+    /// The usual time between a payment and its webhook, after which a first look at the PSP is due.
+    pub usual_delay: Duration,
+    /// Raised whenever `translate` would say something else of the same bytes.
+    pub mapping_version: u32,
+    pub proof: Proof,
+    pub can: Abilities,
+}
+
+/// Which questions the PSP answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Abilities {
+    pub payment_status: bool,
+    pub event_list: bool,
+    pub endpoint_list: bool,
+}
+
+/// One account at a PSP, as configured and checked: what an adapter may read beside the bytes.
+#[derive(Clone)]
+pub struct Account {
+    pub psp: &'static dyn Psp,
+    /// `psp.id()`, shared.
+    pub psp_id: Arc<str>,
+    /// The account's name in the configuration.
+    pub name: Arc<str>,
+    pub mode: Mode,
+    pub keys: Keys,
+    pub api: Api,
+    /// Where in the event the merchant's order id stands, from the PSP's object downwards; `None`: the adapter's default.
+    pub order_reference: Option<Vec<String>>,
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} ({})", self.psp_id, self.name, self.mode.as_str())
+    }
+}
+
+/// What verification needs.
+#[derive(Clone, Debug, Default)]
+pub struct Keys {
+    /// All live secrets; during a rotation, several.
+    pub secrets: Vec<Secret>,
+    /// How far a signed timestamp may lie from now, either way, in seconds; exactly this far is accepted.
+    pub tolerance_s: u32,
+}
+
+/// What asking the PSP needs.
+#[derive(Clone, Debug, Default)]
+pub struct Api {
+    pub key: Option<Secret>,
+    /// Stands in for the PSP's host, without a trailing slash: the simulator's, or a proxy's.
+    pub url: Option<String>,
+}
+
+/// A webhook as it came in, before anything of it is believed.
+#[derive(Debug)]
+pub struct WebhookRequest<'a> {
+    pub headers: &'a HeaderMap,
+    /// The exact bytes on the wire.
+    pub body: &'a [u8],
+    /// The path's token, for PSPs that sign nothing.
+    pub token: Option<&'a str>,
+}
+
+/// A webhook that `verify` vouches for. It has no other constructor: outside `psp` it cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub(crate) webhook_id: String,
+    pub(crate) event_type: Option<String>,
+    pub(crate) subject: Option<String>,
+    pub(crate) secret_name: Arc<str>,
+    pub(crate) proof: Proof,
+    pub(crate) content_type: Option<String>,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+impl Verified {
+    #[must_use]
+    pub fn webhook_id(&self) -> &str {
+        &self.webhook_id
+    }
+
+    #[must_use]
+    pub fn secret_name(&self) -> &str {
+        &self.secret_name
+    }
+
+    #[must_use]
+    pub const fn proof(&self) -> Proof {
+        self.proof
+    }
+}
+
+/// How far the PSP's proof reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Proof {
+    /// The signature covers the body.
+    Proven,
+    /// It does not: the webhook only tells that there is something to ask about.
+    Hint,
+}
+
+impl Proof {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Hint => "hint",
+        }
+    }
+}
+
+/// Why a webhook is refused. The sender never learns it; metrics, the log at debug, and `paybell verify` do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("the header {0} is missing")]
+    MissingHeader(&'static str),
+    #[error("the header {0} is there more than once")]
+    DuplicateHeader(&'static str),
+    #[error("the header {header} is malformed: {problem}")]
+    MalformedHeader { header: &'static str, problem: &'static str },
+    #[error("the body is empty")]
+    EmptyBody,
+    #[error("the body is malformed: {0}")]
+    MalformedBody(&'static str),
+    #[error("no signature of a scheme that is accepted here ({0})")]
+    NoUsableSignature(&'static str),
+    #[error(
+        "no configured secret made this signature: the secret is another endpoint's, mode's or account's, or the body is not the \
+         bytes that were signed ({secrets} tried)"
+    )]
+    SignatureMismatch { secrets: usize },
+    #[error("the signature holds, but its timestamp is {age_s} s old, {tolerance_s} s are allowed")]
+    TooOld { age_s: i64, tolerance_s: u32 },
+    #[error(
+        "the signature holds, but its timestamp is {ahead_s} s in the future, {tolerance_s} s are allowed: compare the clocks"
+    )]
+    TooNew { ahead_s: i64, tolerance_s: u32 },
+    #[error("the token in the path is missing or wrong")]
+    Token,
+    #[error("the setting {0} cannot be used")]
+    Setting(&'static str),
+}
+
+impl Rejection {
+    /// The reason as a metric label: a closed set.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::MissingHeader(_) => "missing_header",
+            Self::DuplicateHeader(_) => "duplicate_header",
+            Self::MalformedHeader { .. } => "malformed_header",
+            Self::EmptyBody => "empty_body",
+            Self::MalformedBody(_) => "malformed_body",
+            Self::NoUsableSignature(_) => "no_usable_signature",
+            Self::SignatureMismatch { .. } => "signature_mismatch",
+            Self::TooOld { .. } => "too_old",
+            Self::TooNew { .. } => "too_new",
+            Self::Token => "token",
+            Self::Setting(_) => "setting",
+        }
+    }
+}
+
+/// The answer that a PSP takes for "received".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    pub status: StatusCode,
+    pub content_type: Option<&'static str>,
+    pub body: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TranslateError {
+    /// Authentic and understood, and none of our business; recorded as ignored.
+    #[error("{0}")]
+    Ignored(String),
+    /// Authentic, but not understood; recorded as quarantined, under a fingerprint.
+    #[error("{reason} at {pointer:?}")]
+    Unintelligible {
+        /// A closed set per adapter: it enters the fingerprint.
+        reason: &'static str,
+        /// JSON pointer to what was not understood; empty for the whole.
+        pointer: String,
+    },
+}
+
+/// A setting that makes an account useless.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting}: {problem}")]
+pub struct SettingError {
+    pub setting: &'static str,
+    pub problem: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error("the PSP has no API for this question")]
+    Unsupported,
+    #[error("the setting {0} is missing")]
+    Missing(&'static str),
+    #[error("{0:?} is not an id of this PSP")]
+    MalformedId(String),
+}
+
+/// What was asked, for the reader of the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The payment, for a status; empty for lists.
+    pub payment_id: &'a str,
+    pub cursor: Option<&'a str>,
+    /// When the request was sent, by our clock: stands in for the answer's `Date`.
+    pub at: Timestamp,
+    /// Makes the keys of the answer's events unique to this look, where the object has no version of its own.
+    pub look_id: &'a str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub events: Vec<PaymentEvent>,
+    /// There is more: ask again with this cursor.
+    pub next: Option<String>,
+}
+
+/// Why an answer is no answer. None of them ever means that a payment failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("the PSP does not know the object")]
+    NotFound,
+    #[error("the PSP refuses our credentials (status {0})")]
+    Unauthorized(u16),
+    #[error("the PSP asks us to slow down")]
+    TooManyRequests { retry_after: Option<Duration> },
+    #[error("the PSP is not available (status {status})")]
+    Unavailable { status: u16, retry_after: Option<Duration> },
+    #[error("the answer is not understood: {0}")]
+    Unintelligible(String),
+}
+
+/// A webhook endpoint as registered at the PSP.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Endpoint {
+    pub id: String,
+    pub url: String,
+    pub enabled: bool,
+    /// The PSP's event names; `*` for all.
+    pub events: Vec<String>,
+    pub api_version: Option<String>,
+    pub mode: Option<Mode>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointList {
+    pub endpoints: Vec<Endpoint>,
+    pub next: Option<String>,
+}

@@ -1,0 +1,216 @@
+//! The queue between ingress and worker: one port, two backends.
+//!
+//! [`connect`] chooses by URL: `amqp://` and `amqps://` (RabbitMQ, [`amqp`]) or `sqlite:` (embedded, [`sqlite`]).
+//! [`cloudevents`] maps an [`Envelope`](crate::envelope::Envelope) to a [`Message`] and back.
+
+pub mod amqp;
+pub mod cloudevents;
+pub mod sqlite;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::shutdown::Shutdown;
+
+/// What travels: exact bytes and a few short headers.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Message {
+    /// Source and id, so that a returned or logged message can be told apart.
+    pub id: String,
+    pub content_type: Option<String>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
+    pub body: Bytes,
+}
+
+impl Message {
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Puts webhooks on the queue.
+#[async_trait]
+pub trait Publisher: Send + Sync {
+    /// Resolves with `Ok` only once the message is durable (invariant I1). Safe to call from any number of tasks.
+    ///
+    /// # Errors
+    /// It may or may not be on the queue; the sender must send again.
+    async fn publish(&self, message: Message) -> Result<(), PublishError>;
+
+    /// What the publisher knows of its queue, as it changes.
+    fn health(&self) -> watch::Receiver<Health>;
+}
+
+/// The state of the way to the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// No connection yet since the start.
+    Starting,
+    Up,
+    /// Connected, but the broker takes nothing (memory or disk alarm).
+    Blocked(String),
+    Down(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    #[error("the queue refused the message")]
+    Nacked,
+    #[error("no queue took the message")]
+    Unroutable,
+    #[error("there is no connection to the queue: {0}")]
+    Closed(String),
+    #[error("the broker blocks publishers: {0}")]
+    Blocked(String),
+    #[error("too many messages wait to be published")]
+    Full,
+    #[error("no confirmation within the budget of {} ms", .0.as_millis())]
+    Late(Duration),
+}
+
+impl PublishError {
+    /// The reason as a metric label: a closed set.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Nacked => "nacked",
+            Self::Unroutable => "unroutable",
+            Self::Closed(_) => "closed",
+            Self::Blocked(_) => "blocked",
+            Self::Full => "full",
+            Self::Late(_) => "late",
+        }
+    }
+}
+
+/// Takes webhooks off the queue. One task owns it.
+#[async_trait]
+pub trait Consumer: Send {
+    /// Waits for a delivery, then takes what else is there, at most `max`, waiting at most `linger` for more.
+    /// Cancel-safe: what was received and not returned is returned by the next call. Heals by itself: it comes back with
+    /// an error once per lost connection and connects anew, with back-off, when called again.
+    ///
+    /// # Errors
+    /// The queue is not reachable. Deliveries that were not settled come again.
+    async fn next_batch(&mut self, max: usize, linger: Duration) -> Result<Vec<Delivery>, ConsumeError>;
+
+    /// Carries out what was decided, after what it decides on is committed (invariant I2). A move to the retry or
+    /// dead-letter queue is confirmed before the delivery is acknowledged.
+    ///
+    /// # Errors
+    /// What could not be settled comes again.
+    async fn settle(&mut self, settlements: Vec<(Tag, Disposition)>) -> Result<(), ConsumeError>;
+
+    /// Gives back what is not settled and disconnects.
+    async fn close(&mut self);
+}
+
+/// Names a delivery to the consumer that it came from, within one connection: a tag of an older one settles nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tag {
+    pub generation: u64,
+    pub number: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub tag: Tag,
+    /// 1 at first; raised by each [`Disposition::Retry`], not by release or redelivery.
+    pub attempt: u32,
+    /// It was delivered before and not settled: its consumer released it, or died.
+    pub redelivered: bool,
+    pub message: Message,
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// Its effect is committed.
+    Done,
+    /// It failed for its own reason and comes again later, one attempt older; after the last one, a dead letter.
+    Retry {
+        reason: String,
+    },
+    DeadLetter {
+        reason: String,
+    },
+    /// Not processed, by no fault of its own: it comes again as it was.
+    Release,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumeError {
+    #[error("there is no connection to the queue: {0}")]
+    Closed(String),
+    #[error("the queue failed")]
+    Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Everything about a queue that is set from outside.
+#[derive(Clone, Debug)]
+pub struct QueueSettings {
+    pub url: String,
+    /// How long a publish may take before its caller is told [`PublishError::Late`].
+    pub publish_budget: Duration,
+    /// Delay of each retry, in order; after the last one a delivery is dead.
+    pub retry_steps: Vec<Duration>,
+    /// Names this process to the broker's operators.
+    pub connection_name: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("[queue] url: {0:?} is none of amqp://, amqps://, sqlite:")]
+    Scheme(String),
+    #[error("[queue] url: {0}")]
+    Url(String),
+    #[error("the embedded queue cannot be opened")]
+    Sqlite(#[from] sqlx::Error),
+}
+
+/// A queue, chosen by its URL. Both halves connect when first used, and each on its own connection.
+#[derive(Clone)]
+pub enum Queue {
+    Amqp(amqp::Amqp),
+    Sqlite(sqlite::Sqlite),
+}
+
+/// Chooses the backend. A broker that is down is no error here: its publisher answers [`PublishError::Closed`] until it
+/// heals.
+///
+/// # Errors
+/// The URL is of no backend, or the embedded queue's file cannot be opened.
+pub async fn connect(settings: QueueSettings) -> Result<Queue, ConnectError> {
+    let scheme = settings.url.split(':').next().unwrap_or_default();
+    match scheme {
+        "amqp" | "amqps" => Ok(Queue::Amqp(amqp::Amqp::new(settings)?)),
+        "sqlite" => Ok(Queue::Sqlite(sqlite::Sqlite::open(settings).await?)),
+        _ => Err(ConnectError::Scheme(scheme.to_owned())),
+    }
+}
+
+impl Queue {
+    /// The publishing half. Its tasks end with `shutdown`, after what was accepted is confirmed.
+    #[must_use]
+    pub fn publisher(&self, shutdown: &Shutdown) -> Arc<dyn Publisher> {
+        match self {
+            Self::Amqp(queue) => queue.publisher(shutdown),
+            Self::Sqlite(queue) => queue.publisher(),
+        }
+    }
+
+    /// The consuming half.
+    #[must_use]
+    pub fn consumer(&self) -> Box<dyn Consumer> {
+        match self {
+            Self::Amqp(queue) => queue.consumer(),
+            Self::Sqlite(queue) => queue.consumer(),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! What the tests across processes share: private servers, a fake PSP, conformance suites.

@@ -1,0 +1,1 @@
+//! Queue and clock to database: consume, apply, reconcile, internal API.
