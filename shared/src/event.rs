@@ -137,8 +137,9 @@ pub enum Fact {
     Payment(PaymentFact),
     /// One capture, for PSPs that name them singly.
     Capture { id: String, state: CaptureState, amount: Money },
-    /// One refund.
-    Refund { id: String, state: RefundState, amount: Money },
+    /// One refund. `created` is when the PSP made it, where the PSP says so: a cumulative figure of a later version already
+    /// counts it, even if the refund itself is heard of later.
+    Refund { id: String, state: RefundState, amount: Money, created: Option<Timestamp> },
     /// All that is refunded of the payment so far, as a cumulative figure.
     RefundTotal { amount: Money },
     /// One dispute.

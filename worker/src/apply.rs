@@ -1,0 +1,434 @@
+//! From events to what is written: pure, inside one transaction of the store.
+//!
+//! | step | what is durable after it | a crash there |
+//! |---|---|---|
+//! | lock the references that the work speaks of, then the orders that these lead to, each sorted | nothing | rolled back; the deliveries come again |
+//! | read known keys, orders, parked events | nothing | the same |
+//! | [`plan`]: resolve, join, judge | nothing | the same |
+//! | write bodies, events, orders, transitions, links, checks, books; commit | everything | before: rolled back; after: the deliveries come again and are duplicates; during: see [`StoreError::Unknown`](crate::store::StoreError) |
+//! | mark seen, acknowledge | | a marker is missing: one look at the database more |
+//!
+//! The reference rows are what keeps a parked event from missing its order's registration: whoever speaks of a reference
+//! holds its row, so parking and registration happen one after the other.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
+
+use crate::ids::Ids;
+use crate::inbox::{Content, InboxRow, Outcome};
+use crate::order::{AccountKey, Registers};
+use crate::store::{
+    BodyWrite, BookKey, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan, ReferenceKey, Registered,
+    Registration, RegistrationConflict, Snapshot, StoredOrder, Transition, Wanted, WokenEvent, Work,
+};
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// The keys and references that the store must look up and lock before [`plan`] can decide.
+#[must_use]
+pub fn wanted(work: &Work<'_>) -> Wanted {
+    let mut wanted = Wanted::default();
+    for row in work.arrivals.iter().flat_map(|arrival| &arrival.rows) {
+        wanted.keys.insert(row.key.clone());
+        if let Content::Fact { event, .. } = &row.content {
+            wanted.references.extend(references(event));
+        }
+    }
+    for registration in work.registrations {
+        wanted.references.extend(registration_references(registration));
+    }
+    wanted
+}
+
+/// Decides what becomes of every event and order of the work.
+#[must_use]
+pub fn plan(work: &Work<'_>, snapshot: &Snapshot, ids: &Ids) -> Decision {
+    let mut planner = Planner::new(work, snapshot, ids);
+    planner.registrations();
+    planner.arrivals();
+    planner.resolve();
+    planner.finish()
+}
+
+fn references(event: &PaymentEvent) -> impl Iterator<Item = ReferenceKey> {
+    event.references.iter().map(|reference| reference_key(&event.key.psp, &event.key.account, reference.kind, &reference.value))
+}
+
+fn registration_references(registration: &Registration) -> impl Iterator<Item = ReferenceKey> {
+    let AccountKey { psp, account } = &registration.account;
+    let key = |kind, value: &str| reference_key(psp, account, kind, value);
+    let payment = registration.payment_id.as_deref().map(|id| key(ReferenceKind::Payment, id));
+    std::iter::once(key(ReferenceKind::Order, &registration.order_id)).chain(payment)
+}
+
+/// The merchant's own order ids are one space for all accounts, so that all who name an order meet at one row.
+fn reference_key(psp: &Arc<str>, account: &Arc<str>, kind: ReferenceKind, value: &str) -> ReferenceKey {
+    let of_merchant = kind == ReferenceKind::Order;
+    let owner = |name: &Arc<str>| if of_merchant { Arc::from("") } else { Arc::clone(name) };
+    ReferenceKey { psp: owner(psp), account: owner(account), kind, value: value.to_owned() }
+}
+
+/// An event that looks for its order.
+struct Seeker<'a> {
+    event: &'a PaymentEvent,
+    foreign_mode: bool,
+    received_at: Timestamp,
+    origin: Origin,
+}
+
+enum Origin {
+    /// The place of its [`EventWrite`] in the plan.
+    New(usize),
+    Parked,
+}
+
+/// What resolving a seeker comes to.
+enum Target {
+    Order(String),
+    /// No reference leads anywhere yet.
+    Unknown,
+    /// Its references lead to different orders.
+    Conflict,
+}
+
+struct Planner<'a> {
+    work: &'a Work<'a>,
+    snapshot: &'a Snapshot,
+    ids: &'a Ids,
+    plan: Plan,
+    more: Wanted,
+    seekers: Vec<Seeker<'a>>,
+    /// Orders as they become, by id; sorted, so that they are written in the order in which they are locked.
+    orders: BTreeMap<String, Registers>,
+    links: BTreeMap<ReferenceKey, String>,
+    /// Keys of this work that were met before, with what they say.
+    met: HashMap<&'a EventKey, KnownEvent>,
+    refused: Vec<Option<RegistrationConflict>>,
+    first_looks: HashSet<(AccountKey, String)>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(work: &'a Work<'a>, snapshot: &'a Snapshot, ids: &'a Ids) -> Self {
+        Self {
+            work,
+            snapshot,
+            ids,
+            plan: Plan::default(),
+            more: Wanted::default(),
+            seekers: Vec::new(),
+            orders: BTreeMap::new(),
+            links: BTreeMap::new(),
+            met: HashMap::new(),
+            refused: Vec::new(),
+            first_looks: HashSet::new(),
+        }
+    }
+
+    fn registrations(&mut self) {
+        for registration in self.work.registrations {
+            let refused = self.register(registration).err();
+            self.refused.push(refused);
+        }
+    }
+
+    fn register(&mut self, registration: &Registration) -> Result<(), RegistrationConflict> {
+        let id = &registration.order_id;
+        let references: Vec<ReferenceKey> = registration_references(registration).collect();
+        if let Some(other) = references.iter().filter_map(|key| self.leads_to(key)).find(|other| *other != id) {
+            return Err(RegistrationConflict::PaymentTaken(other.to_owned()));
+        }
+        let known = self.orders.get(id).or_else(|| self.snapshot.orders.get(id).map(|row| &row.registers));
+        if let Some(expected) = known.and_then(|registers| registers.expected)
+            && expected != registration.expected
+        {
+            return Err(RegistrationConflict::OtherAmount(expected));
+        }
+        let registers = self.order_mut(id);
+        registers.expected = Some(registration.expected);
+        registers.expires_at = registration.expires_at.or(registers.expires_at);
+        let AccountKey { psp, account } = &registration.account;
+        registers.add_account(psp, account);
+        if let Some(payment_id) = &registration.payment_id {
+            registers.add_payment(psp, account, payment_id);
+            self.first_look(&registration.account, payment_id);
+        }
+        for reference in references {
+            self.links.insert(reference, id.clone());
+        }
+        Ok(())
+    }
+
+    fn arrivals(&mut self) {
+        for arrival in self.work.arrivals {
+            let mut body_id = None;
+            for row in &arrival.rows {
+                let Some(write) = self.admit(row) else {
+                    self.plan.applied.events.push((row.key.clone(), None));
+                    continue;
+                };
+                if let Some(body) = &arrival.body {
+                    let id = *body_id.get_or_insert_with(|| {
+                        let id = self.ids.next();
+                        self.plan.bodies.push(BodyWrite { id, body: body.clone() });
+                        id
+                    });
+                    self.plan.events.push(EventWrite { body_id: Some(id), ..write });
+                } else {
+                    self.plan.events.push(write);
+                }
+                if let Content::Fact { event, foreign_mode } = &row.content
+                    && self.plan.events.last().is_some_and(|write| write.outcome == Outcome::Parked)
+                {
+                    let origin = Origin::New(self.plan.events.len() - 1);
+                    self.seekers.push(Seeker { event, foreign_mode: *foreign_mode, received_at: row.received_at, origin });
+                }
+            }
+        }
+        for parked in &self.snapshot.parked {
+            self.seekers.push(Seeker {
+                event: &parked.event,
+                foreign_mode: parked.foreign_mode,
+                received_at: parked.received_at,
+                origin: Origin::Parked,
+            });
+        }
+    }
+
+    /// The row to write for an event, as parked until it finds its order; `None` for a duplicate. The same key with other
+    /// facts is kept beside the first one, under a key of its own, and looked at by a person.
+    fn admit(&mut self, row: &'a InboxRow) -> Option<EventWrite> {
+        let says = KnownEvent { facts_sha256: row.facts_sha256, mapping_version: row.mapping_version };
+        let known = self.snapshot.known.get(&row.key).or_else(|| self.met.get(&row.key));
+        let write =
+            |row: InboxRow, outcome| EventWrite { row, body_id: None, outcome, order_id: None, applied_at: self.work.now };
+        match known {
+            None => {
+                self.met.insert(&row.key, says);
+                let outcome = match row.content {
+                    Content::Fact { .. } => Outcome::Parked,
+                    Content::Ignored { .. } => Outcome::Ignored,
+                    Content::Quarantined { .. } => Outcome::Quarantined,
+                };
+                Some(write(row.clone(), outcome))
+            }
+            Some(known) if *known == says || known.mapping_version != says.mapping_version => None,
+            Some(_) => {
+                let beside = beside(row);
+                if !self.snapshot.keys_read.contains(&beside.key) {
+                    self.more.keys.insert(beside.key);
+                    return None;
+                }
+                let is_new = !self.snapshot.known.contains_key(&beside.key)
+                    && !self.plan.events.iter().any(|other| other.row.key == beside.key);
+                is_new.then(|| write(beside, Outcome::Quarantined))
+            }
+        }
+    }
+
+    /// Leads every seeker to its order. What one event links may lead another, so this goes on while it gets anywhere;
+    /// each round settles at least one seeker, so it ends.
+    fn resolve(&mut self) {
+        let mut waiting = std::mem::take(&mut self.seekers);
+        loop {
+            let before = waiting.len();
+            waiting.retain(|seeker| !self.settle(seeker));
+            if waiting.len() == before || waiting.is_empty() {
+                break;
+            }
+        }
+        for seeker in waiting {
+            if let Origin::New(_) = seeker.origin {
+                let key = &seeker.event.key;
+                self.plan.parkings.extend(references(seeker.event).map(|reference| (key.clone(), reference)));
+                self.first_look(&account_of(key), &seeker.event.payment_id);
+            }
+        }
+    }
+
+    fn settle(&mut self, seeker: &Seeker<'a>) -> bool {
+        match self.target(seeker.event) {
+            Target::Unknown => false,
+            Target::Conflict => {
+                // Parked ones stay parked: their references are what a person needs to see.
+                let Origin::New(index) = seeker.origin else { return false };
+                self.plan.events[index].outcome = Outcome::Quarantined;
+                let reason = "its references lead to different orders".to_owned();
+                let fingerprint = format!("{}:reference_conflict", seeker.event.key.psp);
+                self.plan.events[index].row.content = Content::Quarantined { reason, fingerprint };
+                true
+            }
+            Target::Order(order_id) => {
+                let unlocked: Vec<ReferenceKey> =
+                    references(seeker.event).filter(|key| !self.snapshot.references.contains_key(key)).collect();
+                self.more.references.extend(unlocked);
+                self.join(seeker, &order_id);
+                true
+            }
+        }
+    }
+
+    fn join(&mut self, seeker: &Seeker<'a>, order_id: &str) {
+        let key = &seeker.event.key;
+        let added = self.order_mut(order_id).join(seeker.event, seeker.foreign_mode);
+        let outcome = if added { Outcome::Applied } else { Outcome::Superseded };
+        for reference in references(seeker.event) {
+            self.links.entry(reference).or_insert_with(|| order_id.to_owned());
+        }
+        self.first_look(&account_of(key), &seeker.event.payment_id);
+        match seeker.origin {
+            Origin::New(index) => {
+                self.plan.events[index].outcome = outcome;
+                self.plan.events[index].order_id = Some(order_id.to_owned());
+            }
+            Origin::Parked => {
+                let woken = WokenEvent { key: key.clone(), outcome, order_id: order_id.to_owned(), at: self.work.now };
+                self.plan.woken.push(woken);
+                self.book(&account_of(key), seeker.received_at, Outcome::Parked, -1);
+                self.book(&account_of(key), seeker.received_at, outcome, 1);
+            }
+        }
+    }
+
+    fn target(&self, event: &PaymentEvent) -> Target {
+        let mut target: Option<String> = None;
+        for reference in references(event) {
+            let order_id = match reference.kind {
+                // The merchant's own id is the order, once it exists or may come into being.
+                ReferenceKind::Order if self.exists(&reference.value) || self.work.events_create_orders => reference.value,
+                ReferenceKind::Order => continue,
+                _ => match self.leads_to(&reference) {
+                    Some(order_id) => order_id.to_owned(),
+                    None => continue,
+                },
+            };
+            match &target {
+                Some(other) if *other != order_id => return Target::Conflict,
+                _ => target = Some(order_id),
+            }
+        }
+        target.map_or(Target::Unknown, Target::Order)
+    }
+
+    fn exists(&self, order_id: &str) -> bool {
+        self.orders.contains_key(order_id) || self.snapshot.orders.contains_key(order_id)
+    }
+
+    fn leads_to(&self, reference: &ReferenceKey) -> Option<&str> {
+        let stored = || self.snapshot.references.get(reference).and_then(Option::as_ref);
+        self.links.get(reference).or_else(stored).map(String::as_str)
+    }
+
+    fn order_mut(&mut self, id: &str) -> &mut Registers {
+        match self.orders.entry(id.to_owned()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let stored = self.snapshot.orders.get(id).map(|row| row.registers.clone());
+                place.insert(stored.unwrap_or_default())
+            }
+        }
+    }
+
+    fn first_look(&mut self, account: &AccountKey, payment_id: &str) {
+        if let Some(delay) = self.work.first_look.get(account)
+            && self.first_looks.insert((account.clone(), payment_id.to_owned()))
+        {
+            let next_check_at = self.work.now.plus(*delay);
+            self.plan.checks.push(CheckWrite { account: account.clone(), payment_id: payment_id.to_owned(), next_check_at });
+        }
+    }
+
+    fn book(&mut self, account: &AccountKey, received_at: Timestamp, outcome: Outcome, count: i64) {
+        let hour = Timestamp::from_millis(received_at.millis().div_euclid(HOUR_MS) * HOUR_MS);
+        *self.plan.books.entry(BookKey { account: account.clone(), hour, outcome }).or_default() += count;
+    }
+
+    fn finish(mut self) -> Decision {
+        if !self.more.is_empty() {
+            return Decision::ReadMore(self.more);
+        }
+        for index in 0..self.plan.events.len() {
+            let write = &self.plan.events[index];
+            let (account, received_at, outcome) = (account_of(&write.row.key), write.row.received_at, write.outcome);
+            self.plan.applied.events.push((write.row.key.clone(), Some(outcome)));
+            self.book(&account, received_at, outcome, 1);
+        }
+        self.plan.books.retain(|_, count| *count != 0);
+        let mut current: HashMap<String, StoredOrder> = HashMap::new();
+        for (id, registers) in std::mem::take(&mut self.orders) {
+            let known = self.snapshot.orders.get(&id);
+            let write = order_write(&id, registers, known, self.work.now, self.ids);
+            current.insert(id, write.stored.clone());
+            if known.is_none_or(|known| known.registers != write.registers) {
+                self.plan.orders.push(write);
+            }
+        }
+        let is_new = |(reference, _): &(ReferenceKey, String)| !matches!(self.snapshot.references.get(reference), Some(Some(_)));
+        self.plan.links = self.links.into_iter().filter(is_new).collect();
+        self.plan.applied.registrations = registered(self.work, self.snapshot, self.refused, &current);
+        self.plan.applied.woken = self.plan.woken.len();
+        self.plan.applied.transitions = self.plan.orders.iter().filter(|write| write.transition.is_some()).count();
+        Decision::Write(Box::new(self.plan))
+    }
+}
+
+fn account_of(key: &EventKey) -> AccountKey {
+    AccountKey { psp: Arc::clone(&key.psp), account: Arc::clone(&key.account) }
+}
+
+/// The row under which a second, different version of a known event is kept.
+fn beside(row: &InboxRow) -> InboxRow {
+    let tail = row.facts_sha256[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    InboxRow {
+        key: EventKey { event_id: format!("{}~{tail}", row.key.event_id), ..row.key.clone() },
+        content: Content::Quarantined {
+            reason: format!("the event {} is known with other facts", row.key.event_id),
+            fingerprint: format!("{}:same_id_other_facts", row.key.psp),
+        },
+        ..row.clone()
+    }
+}
+
+fn order_write(id: &str, registers: Registers, known: Option<&OrderRow>, now: Timestamp, ids: &Ids) -> OrderWrite {
+    let view = registers.view();
+    let previous = known.map(|row| &row.stored);
+    let previous_version = previous.map_or(0, |stored| stored.version);
+    if let Some(stored) = previous
+        && stored.view == view
+    {
+        return OrderWrite { registers, stored: stored.clone(), previous_version, transition: None };
+    }
+    let review_stood = previous.filter(|stored| stored.view.review == view.review).and_then(|stored| stored.review_since);
+    let transition = Transition { id: ids.next(), from: previous.map(|stored| stored.view.status), to: view.status, at: now };
+    let stored = StoredOrder {
+        id: id.to_owned(),
+        review_since: view.review.map(|_| review_stood.unwrap_or(now)),
+        view,
+        version: previous_version + 1,
+        updated_at: now,
+    };
+    OrderWrite { registers, stored, previous_version, transition: Some(transition) }
+}
+
+fn registered(
+    work: &Work<'_>,
+    snapshot: &Snapshot,
+    refused: Vec<Option<RegistrationConflict>>,
+    current: &HashMap<String, StoredOrder>,
+) -> Vec<Registered> {
+    let mut created = BTreeSet::new();
+    let answers = work.registrations.iter().zip(refused).filter_map(|(registration, refused)| {
+        let id = &registration.order_id;
+        if let Some(conflict) = refused {
+            return Some(Registered::Refused(conflict));
+        }
+        // A registration that was not refused always has its order among those that became something.
+        let stored = Box::new(current.get(id)?.clone());
+        let is_new = !snapshot.orders.contains_key(id) && created.insert(id.clone());
+        Some(if is_new { Registered::Created(stored) } else { Registered::Updated(stored) })
+    });
+    answers.collect()
+}

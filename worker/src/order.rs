@@ -1,0 +1,610 @@
+//! An order is a join of facts. No async, no clock, no I/O (design decision 4).
+//!
+//! Each object of a PSP has one register; facts merge into it commutatively, associatively and idempotently, so the
+//! order depends on the *set* of facts known, never on their order, number or route (invariant I4). Statuses, amounts
+//! and review are a pure function of the registers ([`Registers::view`]).
+//!
+//! | register | holds | two facts merge by |
+//! |---|---|---|
+//! | attempt at a payment | state, last failure | rank of [`PaymentState`]: success after failure wins, failure after success does not; of two failures the later one is shown |
+//! | payment: authorised | amount | the PSP's version, then the larger amount |
+//! | payment: captured in all | gross amount | the larger amount: refunds do not lower it, and a lagging answer must not |
+//! | payment: capture final | yes or no | once said, it stays |
+//! | capture, refund, dispute | all observed (version, state, amount) | union; the highest version counts, ties by the state's rank, then the larger amount |
+//! | refund: made at | time | the earliest |
+//! | payment: refunded in all | amount at a version | the PSP's version, then the larger amount |
+//! | payment: test or live | fits the account or not | once it did not fit, it does not |
+//!
+//! Captured of a payment = the larger of the total and the sum of the single captures that stand. Refunded = the single
+//! refunds that succeeded + what the latest total says beyond the singles that it counts: those made by its version that had
+//! not failed by then. So a total and the singles that it sums up are one truth and never add up twice.
+//!
+//! The order's status: `under_review` while a review stands, else the first of [`OrderStatus`] that holds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::{CaptureState, DisputeState, Fact, FactVersion, Failure, PaymentEvent, PaymentState, RefundState};
+use paybell_shared::money::{Currency, Money};
+use serde::{Deserialize, Serialize};
+
+/// All that is known of one order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registers {
+    /// What the shop expects; `None` until it registers the order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Money>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// The accounts by which the shop said the order is paid; empty: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<AccountKey>,
+    /// Sorted by key.
+    #[serde(default)]
+    payments: Vec<PaymentRegisters>,
+}
+
+/// Names an account of a PSP.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AccountKey {
+    pub psp: Arc<str>,
+    pub account: Arc<str>,
+}
+
+/// All that is known of one payment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PaymentRegisters {
+    #[serde(flatten)]
+    account: AccountKey,
+    payment_id: String,
+    /// By the attempt's id; empty where the PSP does not tell attempts apart.
+    #[serde(default)]
+    attempts: BTreeMap<String, Attempt>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    authorized: Option<Versioned<Money>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    captured: Option<Money>,
+    #[serde(default)]
+    capture_final: bool,
+    #[serde(default)]
+    captures: BTreeMap<String, History<CaptureState>>,
+    #[serde(default)]
+    refunds: BTreeMap<String, Refund>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refund_total: Option<Versioned<Money>>,
+    #[serde(default)]
+    disputes: BTreeMap<String, History<DisputeState>>,
+    /// A test event on a live account, or the other way round.
+    #[serde(default)]
+    foreign_mode: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Attempt {
+    state: PaymentState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    failure: Option<(Timestamp, Failure)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Versioned<T> {
+    version: FactVersion,
+    value: T,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Refund {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    created: Option<Timestamp>,
+    history: History<RefundState>,
+}
+
+/// Everything observed of one capture, refund or dispute, sorted by version. Never empty: made with its first observation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct History<S>(Vec<Observation<S>>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Observation<S> {
+    version: FactVersion,
+    state: S,
+    amount: Money,
+}
+
+/// The order as the shop sees it, but for what depends on arrival (version, times).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct View {
+    pub status: OrderStatus,
+    pub expected: Option<Money>,
+    pub authorized: i64,
+    pub captured: i64,
+    pub refunded: i64,
+    pub disputed: i64,
+    pub currency: Option<Currency>,
+    pub last_failure: Option<LastFailure>,
+    pub review: Option<ReviewReason>,
+    pub payments: Vec<PaymentView>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentView {
+    #[serde(flatten)]
+    pub account: AccountKey,
+    pub payment_id: String,
+    pub status: OrderStatus,
+    pub currency: Option<Currency>,
+    pub authorized: i64,
+    pub captured: i64,
+    pub refunded: i64,
+    pub disputed: i64,
+    pub last_failure: Option<LastFailure>,
+    pub review: Option<ReviewReason>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LastFailure {
+    /// The PSP's code.
+    pub code: String,
+    /// The PSP's words.
+    pub message: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+}
+
+/// Where an order stands. The first that holds, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderStatus {
+    UnderReview,
+    /// A dispute is lost.
+    ChargedBack,
+    /// A dispute is open.
+    Disputed,
+    /// All that was captured is refunded.
+    Refunded,
+    PartiallyRefunded,
+    /// All that is expected is captured.
+    Paid,
+    PartiallyPaid,
+    Authorized,
+    /// An attempt is open, or none was made yet.
+    Pending,
+    /// The last attempt known failed; a later one may still pay.
+    Failed,
+    Canceled,
+    Expired,
+}
+
+impl OrderStatus {
+    pub const ALL: [Self; 12] = [
+        Self::UnderReview,
+        Self::ChargedBack,
+        Self::Disputed,
+        Self::Refunded,
+        Self::PartiallyRefunded,
+        Self::Paid,
+        Self::PartiallyPaid,
+        Self::Authorized,
+        Self::Pending,
+        Self::Failed,
+        Self::Canceled,
+        Self::Expired,
+    ];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnderReview => "under_review",
+            Self::ChargedBack => "charged_back",
+            Self::Disputed => "disputed",
+            Self::Refunded => "refunded",
+            Self::PartiallyRefunded => "partially_refunded",
+            Self::Paid => "paid",
+            Self::PartiallyPaid => "partially_paid",
+            Self::Authorized => "authorized",
+            Self::Pending => "pending",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// Why a person must look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReviewReason {
+    /// Captured is not what the shop expects.
+    AmountMismatch,
+    /// Money was captured in another currency.
+    CurrencyMismatch,
+    /// Test money on a live account, or the other way round.
+    ModeMismatch,
+    /// Money was captured by an account that the shop did not name.
+    AccountMismatch,
+}
+
+impl Registers {
+    /// Joins one fact. `foreign_mode`: the event's mode is not its account's. `true` if it added what was not known.
+    pub fn join(&mut self, event: &PaymentEvent, foreign_mode: bool) -> bool {
+        let payment = self.payment_mut(&event.key.psp, &event.key.account, &event.payment_id);
+        let was_new = payment.is_blank();
+        let mode_changed = foreign_mode && !std::mem::replace(&mut payment.foreign_mode, true);
+        let version = event.version;
+        let changed = match &event.fact {
+            Fact::Payment(fact) => {
+                let attempt = fact.attempt.clone().unwrap_or_default();
+                let failure = fact.failure.clone().map(|failure| (event.occurred_at, failure));
+                let state_changed = payment.join_attempt(attempt, fact.state, failure);
+                let authorized = fact.authorized.map(|value| Versioned { version, value });
+                let authorized_changed = raise(&mut payment.authorized, authorized);
+                let captured_changed = raise(&mut payment.captured, fact.captured);
+                let final_changed = fact.capture_final && !std::mem::replace(&mut payment.capture_final, true);
+                state_changed | authorized_changed | captured_changed | final_changed
+            }
+            Fact::Capture { id, state, amount } => observe(&mut payment.captures, id, version, *state, *amount),
+            Fact::Refund { id, state, amount, created } => payment.join_refund(id, version, *state, *amount, *created),
+            Fact::RefundTotal { amount } => raise(&mut payment.refund_total, Some(Versioned { version, value: *amount })),
+            Fact::Dispute { id, state, amount } => observe(&mut payment.disputes, id, version, *state, *amount),
+        };
+        was_new | mode_changed | changed
+    }
+
+    /// Makes the payment known, of which nothing has happened yet.
+    pub fn add_payment(&mut self, psp: &Arc<str>, account: &Arc<str>, payment_id: &str) {
+        self.payment_mut(psp, account, payment_id);
+    }
+
+    /// Names an account by which the shop expects to be paid.
+    pub fn add_account(&mut self, psp: &Arc<str>, account: &Arc<str>) {
+        let key = AccountKey { psp: Arc::clone(psp), account: Arc::clone(account) };
+        if let Err(place) = self.accounts.binary_search(&key) {
+            self.accounts.insert(place, key);
+        }
+    }
+
+    /// Statuses, amounts and review, from the registers alone.
+    #[must_use]
+    pub fn view(&self) -> View {
+        let payments: Vec<(PaymentView, &PaymentRegisters)> =
+            self.payments.iter().map(|payment| (payment.view(), payment)).collect();
+        let currency = self.currency(&payments);
+        let mut sums = Sums::default();
+        let mut review = None;
+        let mut shown = Vec::with_capacity(payments.len());
+        for (mut view, registers) in payments {
+            let misfit = self.misfit(&view, registers, currency);
+            match misfit {
+                None => sums.add(&view, registers),
+                Some(reason) if view.captured > 0 => {
+                    view.review = Some(reason);
+                    review = review.max(Some(reason));
+                }
+                Some(_) => {}
+            }
+            shown.push(view);
+        }
+        if self.expected.is_some_and(|expected| sums.misses(expected.minor)) {
+            review = Some(ReviewReason::AmountMismatch);
+        }
+        let status = if review.is_some() { OrderStatus::UnderReview } else { sums.status(self.expected) };
+        View {
+            status,
+            expected: self.expected,
+            authorized: sums.authorized,
+            captured: sums.captured,
+            refunded: sums.refunded,
+            disputed: sums.disputed,
+            currency,
+            last_failure: shown
+                .iter()
+                .filter_map(|payment| payment.last_failure.clone())
+                .max_by(|a, b| (a.at, a).cmp(&(b.at, b))),
+            review,
+            payments: shown,
+        }
+    }
+
+    /// The order's currency: the expected one, else that of captured money, else of any payment; of several the first by
+    /// the alphabet, so that all orders of arrival agree.
+    fn currency(&self, payments: &[(PaymentView, &PaymentRegisters)]) -> Option<Currency> {
+        let of = |captured_only: bool| {
+            payments.iter().filter(|(view, _)| !captured_only || view.captured > 0).filter_map(|(view, _)| view.currency).min()
+        };
+        self.expected.map(|expected| expected.currency).or_else(|| of(true)).or_else(|| of(false))
+    }
+
+    fn misfit(&self, view: &PaymentView, registers: &PaymentRegisters, currency: Option<Currency>) -> Option<ReviewReason> {
+        if registers.foreign_mode {
+            Some(ReviewReason::ModeMismatch)
+        } else if !self.accounts.is_empty() && self.accounts.binary_search(&registers.account).is_err() {
+            Some(ReviewReason::AccountMismatch)
+        } else if view.currency.is_some() && view.currency != currency {
+            Some(ReviewReason::CurrencyMismatch)
+        } else {
+            None
+        }
+    }
+
+    fn payment_mut(&mut self, psp: &Arc<str>, account: &Arc<str>, payment_id: &str) -> &mut PaymentRegisters {
+        let wanted = (&**psp, &**account, payment_id);
+        let place = self.payments.binary_search_by(|other| other.key().cmp(&wanted)).unwrap_or_else(|place| {
+            self.payments.insert(place, PaymentRegisters::new(psp, account, payment_id));
+            place
+        });
+        &mut self.payments[place]
+    }
+}
+
+impl PaymentRegisters {
+    fn new(psp: &Arc<str>, account: &Arc<str>, payment_id: &str) -> Self {
+        Self {
+            account: AccountKey { psp: Arc::clone(psp), account: Arc::clone(account) },
+            payment_id: payment_id.to_owned(),
+            attempts: BTreeMap::new(),
+            authorized: None,
+            captured: None,
+            capture_final: false,
+            captures: BTreeMap::new(),
+            refunds: BTreeMap::new(),
+            refund_total: None,
+            disputes: BTreeMap::new(),
+            foreign_mode: false,
+        }
+    }
+
+    fn key(&self) -> (&str, &str, &str) {
+        (&self.account.psp, &self.account.account, &self.payment_id)
+    }
+
+    fn is_blank(&self) -> bool {
+        self.attempts.is_empty()
+            && self.captures.is_empty()
+            && self.refunds.is_empty()
+            && self.disputes.is_empty()
+            && self.refund_total.is_none()
+    }
+
+    fn join_attempt(&mut self, attempt: String, state: PaymentState, failure: Option<(Timestamp, Failure)>) -> bool {
+        match self.attempts.get_mut(&attempt) {
+            None => {
+                self.attempts.insert(attempt, Attempt { state, failure });
+                true
+            }
+            Some(known) => {
+                let state_changed = state > known.state;
+                known.state = known.state.max(state);
+                state_changed | raise(&mut known.failure, failure)
+            }
+        }
+    }
+
+    /// The state of the payment over all its attempts. A failed attempt hides behind one that is still open, if the PSP
+    /// tells them apart.
+    fn state(&self) -> PaymentState {
+        let highest = self.attempts.values().map(|attempt| attempt.state).max().unwrap_or(PaymentState::Pending);
+        let is_open = |(id, attempt): (&String, &Attempt)| !id.is_empty() && attempt.state == PaymentState::Pending;
+        if highest == PaymentState::Failed && self.attempts.iter().any(is_open) { PaymentState::Pending } else { highest }
+    }
+
+    fn captured(&self) -> i64 {
+        let singles = self.captures.values().map(History::latest);
+        let standing =
+            sum(singles.filter(|capture| capture.state == CaptureState::Succeeded).map(|capture| capture.amount.minor));
+        self.captured.map_or(0, |total| total.minor).max(standing)
+    }
+
+    fn join_refund(
+        &mut self,
+        id: &str,
+        version: FactVersion,
+        state: RefundState,
+        amount: Money,
+        created: Option<Timestamp>,
+    ) -> bool {
+        let seen = Observation { version, state, amount };
+        let Some(refund) = self.refunds.get_mut(id) else {
+            self.refunds.insert(id.to_owned(), Refund { created, history: History(vec![seen]) });
+            return true;
+        };
+        let earlier = created.is_some_and(|created| refund.created.is_none_or(|known| created < known));
+        if earlier {
+            refund.created = created;
+        }
+        refund.history.add(seen) | earlier
+    }
+
+    fn refunded(&self) -> i64 {
+        let latest = self.refunds.values().map(|refund| refund.history.latest());
+        let standing = sum(latest.filter(|refund| refund.state == RefundState::Succeeded).map(|refund| refund.amount.minor));
+        let unattributed = self.refund_total.map_or(0, |total| {
+            let counted = self.refunds.values().filter_map(|refund| refund.counted_by(total.version));
+            total.value.minor.saturating_sub(sum(counted)).max(0)
+        });
+        standing.saturating_add(unattributed)
+    }
+
+    fn disputed_in(&self, wanted: &[DisputeState]) -> Option<i64> {
+        let in_state: Vec<i64> = self
+            .disputes
+            .values()
+            .map(History::latest)
+            .filter(|dispute| wanted.contains(&dispute.state))
+            .map(|dispute| dispute.amount.minor)
+            .collect();
+        (!in_state.is_empty()).then(|| sum(in_state.into_iter()))
+    }
+
+    fn currency(&self) -> Option<Currency> {
+        let captured = self.captured.map(|money| money.currency).into_iter();
+        let singles = self.captures.values().map(|capture| capture.latest().amount.currency);
+        let authorized = self.authorized.map(|money| money.value.currency).into_iter();
+        let refund_total = self.refund_total.map(|money| money.value.currency).into_iter();
+        let refunds = self.refunds.values().map(|refund| refund.history.latest().amount.currency);
+        // Money that came in says the payment's currency, before money that was promised or went out.
+        captured.chain(singles).min().or_else(|| authorized.min()).or_else(|| refund_total.chain(refunds).min())
+    }
+
+    fn view(&self) -> PaymentView {
+        let mut sums = Sums::default();
+        let state = self.state();
+        let captured = self.captured();
+        let released = matches!(
+            state,
+            PaymentState::AuthorizationExpired | PaymentState::Canceled | PaymentState::Expired | PaymentState::Failed
+        );
+        let authorized = if released { 0 } else { self.authorized.map_or(0, |money| money.value.minor) };
+        let failure = self.attempts.values().filter_map(|attempt| attempt.failure.as_ref()).max();
+        let mut view = PaymentView {
+            account: self.account.clone(),
+            payment_id: self.payment_id.clone(),
+            status: OrderStatus::Pending,
+            currency: self.currency(),
+            authorized: authorized.max(captured),
+            captured,
+            refunded: self.refunded(),
+            disputed: self.disputed_in(&[DisputeState::Open, DisputeState::Lost]).unwrap_or(0),
+            last_failure: failure.map(|(at, failure)| LastFailure {
+                code: failure.code.clone(),
+                message: failure.message.clone(),
+                at: *at,
+            }),
+            review: None,
+        };
+        sums.add(&view, self);
+        view.status = sums.status(None);
+        view
+    }
+}
+
+/// What the payments that fit an order amount to.
+#[derive(Default)]
+struct Sums {
+    authorized: i64,
+    captured: i64,
+    refunded: i64,
+    disputed: i64,
+    charged_back: bool,
+    in_dispute: bool,
+    /// Some payment may still bring money, or more of it.
+    may_capture_more: bool,
+    states: Vec<PaymentState>,
+}
+
+impl Sums {
+    fn add(&mut self, view: &PaymentView, registers: &PaymentRegisters) {
+        let state = registers.state();
+        self.authorized = self.authorized.saturating_add(view.authorized);
+        self.captured = self.captured.saturating_add(view.captured);
+        self.refunded = self.refunded.saturating_add(view.refunded);
+        self.disputed = self.disputed.saturating_add(view.disputed);
+        self.charged_back |= registers.disputed_in(&[DisputeState::Lost]).is_some();
+        self.in_dispute |= registers.disputed_in(&[DisputeState::Open]).is_some();
+        self.may_capture_more |= match state {
+            PaymentState::Pending | PaymentState::Authorized => true,
+            PaymentState::Captured => !registers.capture_final && view.captured < view.authorized,
+            // Of these only a new attempt could capture, and that would be a new fact.
+            PaymentState::Failed | PaymentState::Expired | PaymentState::AuthorizationExpired | PaymentState::Canceled => false,
+        };
+        self.states.push(state);
+    }
+
+    /// Captured money is not what is expected, and will not become it.
+    fn misses(&self, expected: i64) -> bool {
+        self.captured > expected || (self.captured > 0 && self.captured < expected && !self.may_capture_more)
+    }
+
+    fn status(&self, expected: Option<Money>) -> OrderStatus {
+        let any = |wanted: PaymentState| self.states.contains(&wanted);
+        if self.charged_back {
+            OrderStatus::ChargedBack
+        } else if self.in_dispute {
+            OrderStatus::Disputed
+        } else if self.refunded > 0 && self.captured > 0 && self.refunded >= self.captured {
+            OrderStatus::Refunded
+        } else if self.refunded > 0 {
+            OrderStatus::PartiallyRefunded
+        } else if self.captured > 0 {
+            let short = expected.map_or(self.may_capture_more, |expected| self.captured < expected.minor);
+            if short { OrderStatus::PartiallyPaid } else { OrderStatus::Paid }
+        } else if any(PaymentState::Authorized) {
+            OrderStatus::Authorized
+        } else if self.states.is_empty() || any(PaymentState::Pending) || any(PaymentState::Captured) {
+            OrderStatus::Pending
+        } else if any(PaymentState::Failed) {
+            OrderStatus::Failed
+        } else if any(PaymentState::Canceled) {
+            OrderStatus::Canceled
+        } else {
+            OrderStatus::Expired
+        }
+    }
+}
+
+impl Refund {
+    /// What a cumulative figure of `version` counts of this refund.
+    fn counted_by(&self, version: FactVersion) -> Option<i64> {
+        let made_by_then = || match (self.created, version) {
+            (Some(created), FactVersion::Time(at)) => created.millis() <= at,
+            _ => false,
+        };
+        let then = self.history.at(version).or_else(|| made_by_then().then(|| self.history.first()))?;
+        (then.state != RefundState::Failed).then_some(then.amount.minor)
+    }
+}
+
+impl<S: Copy + Ord> History<S> {
+    /// Adds an observation; `false` if it only confirms what was known at its version.
+    fn add(&mut self, seen: Observation<S>) -> bool {
+        let Err(place) = self.0.binary_search(&seen) else { return false };
+        let before = place.checked_sub(1).and_then(|before| self.0.get(before));
+        let confirms = before.is_some_and(|other| other.state == seen.state && other.amount == seen.amount);
+        self.0.insert(place, seen);
+        !confirms
+    }
+
+    fn first(&self) -> Observation<S> {
+        self.0[0]
+    }
+
+    /// What counts now.
+    fn latest(&self) -> Observation<S> {
+        self.0[self.0.len() - 1]
+    }
+
+    /// What counted at `version`; `None` if nothing was known then.
+    fn at(&self, version: FactVersion) -> Option<Observation<S>> {
+        let until = self.0.partition_point(|seen| seen.version <= version);
+        until.checked_sub(1).map(|index| self.0[index])
+    }
+}
+
+fn observe<S: Copy + Ord>(
+    histories: &mut BTreeMap<String, History<S>>,
+    id: &str,
+    version: FactVersion,
+    state: S,
+    amount: Money,
+) -> bool {
+    let seen = Observation { version, state, amount };
+    match histories.get_mut(id) {
+        Some(history) => history.add(seen),
+        None => {
+            histories.insert(id.to_owned(), History(vec![seen]));
+            true
+        }
+    }
+}
+
+/// Raises a register to `value` if that is higher; `true` if it was.
+fn raise<T: Ord>(register: &mut Option<T>, value: Option<T>) -> bool {
+    let higher = value > *register;
+    if higher {
+        *register = value;
+    }
+    higher
+}
+
+fn sum(amounts: impl Iterator<Item = i64>) -> i64 {
+    amounts.fold(0, i64::saturating_add)
+}

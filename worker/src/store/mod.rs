@@ -1,0 +1,359 @@
+//! The database: one port, two backends, whole transactions only.
+//!
+//! A transaction locks and reads a [`Snapshot`], [`crate::apply::plan`] decides in pure code, and the [`Plan`] is
+//! written before the commit (design decision 5). No SQL, row or transaction appears outside this folder.
+
+pub mod postgres;
+pub mod sqlite;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
+use paybell_shared::money::Money;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::ids::Ids;
+use crate::inbox::{Arrival, Body, InboxRow, Outcome};
+use crate::order::{AccountKey, OrderStatus, Registers, View};
+
+/// The order's truth and the inbox.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The random id of this database's history. A restore renews it, so that no marker in Redis outlives what it marks.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn epoch(&self) -> Result<Uuid, StoreError>;
+
+    /// Carries out a piece of work in one transaction: all of it or nothing.
+    ///
+    /// # Errors
+    /// Nothing was done, but for [`StoreError::Unknown`].
+    async fn apply(&self, work: &Work<'_>) -> Result<Applied, StoreError>;
+
+    /// # Errors
+    /// The database does not answer.
+    async fn order(&self, id: &str) -> Result<Option<StoredOrder>, StoreError>;
+
+    /// A page of orders by id, from behind `after`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn orders(&self, status: Option<OrderStatus>, after: Option<&str>, limit: u32) -> Result<Vec<StoredOrder>, StoreError>;
+
+    /// The books, read in one snapshot.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn balance(&self) -> Result<Balance, StoreError>;
+
+    /// Leases the payments that are due, oldest first, committing the lease: whoever dies with one loses it at
+    /// `now + lease`. A payment with a live lease is not due.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError>;
+
+    /// Ends a look: sets the next one, if the lease is still held. A hint that came after the lease began keeps the
+    /// payment due.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError>;
+
+    /// Ends the connections.
+    async fn close(&self);
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database is away, full, read-only, or overrun: nobody's fault who is in the batch. Pause and try again.
+    #[error("the database is not available")]
+    Unavailable(#[source] sqlx::Error),
+    /// Deadlock, serialisation failure or lock time-out, again and again.
+    #[error("the transaction lost against others {0} times")]
+    Contended(u32),
+    /// The connection broke during the commit, and the database cannot say what became of it.
+    #[error("the outcome of the commit is not known")]
+    Unknown(#[source] sqlx::Error),
+    /// The database refuses this data: somebody in the batch is poison.
+    #[error("the database refuses the data")]
+    Refused(#[source] sqlx::Error),
+    /// What is stored cannot be read: written by a newer version, or damaged.
+    #[error("{table}.{column} of {key} cannot be read: {problem}")]
+    Inconsistent { table: &'static str, column: &'static str, key: String, problem: String },
+}
+
+/// What one transaction is to do.
+#[derive(Clone, Debug)]
+pub struct Work<'a> {
+    pub arrivals: &'a [Arrival],
+    pub registrations: &'a [Registration],
+    /// An event may bring an order into being (`[orders] registration = "optional"`).
+    pub events_create_orders: bool,
+    pub now: Timestamp,
+    /// Makes the random ids that are written.
+    pub ids: &'a Ids,
+    /// First look at a payment this long after it is first seen, by PSP and account; absent where nobody can be asked.
+    pub first_look: &'a HashMap<AccountKey, Duration>,
+}
+
+/// The shop's word about an order: `PUT /v1/orders/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    pub order_id: String,
+    pub account: AccountKey,
+    pub payment_id: Option<String>,
+    pub expected: Money,
+    pub expires_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registered {
+    /// The order did not exist.
+    Created(Box<StoredOrder>),
+    /// It existed; something may have been added.
+    Updated(Box<StoredOrder>),
+    Refused(RegistrationConflict),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegistrationConflict {
+    #[error("the order is registered with {0}")]
+    OtherAmount(Money),
+    #[error("the payment belongs to the order {0}")]
+    PaymentTaken(String),
+}
+
+/// What a transaction did.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// By event, in no order; `None`: a duplicate, nothing was done.
+    pub events: Vec<(EventKey, Option<Outcome>)>,
+    /// In the order of the work.
+    pub registrations: Vec<Registered>,
+    /// Parked events that found their order.
+    pub woken: usize,
+    pub transitions: usize,
+}
+
+/// An order with what depends on arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredOrder {
+    pub id: String,
+    pub view: View,
+    /// When the review that stands began.
+    pub review_since: Option<Timestamp>,
+    /// Raised by one with every change of the view.
+    pub version: i64,
+    pub updated_at: Timestamp,
+}
+
+/// A name of an order at a PSP's account: the row that serialises all who speak of it. For the merchant's own order id,
+/// PSP and account are empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReferenceKey {
+    pub psp: Arc<str>,
+    pub account: Arc<str>,
+    pub kind: ReferenceKind,
+    pub value: String,
+}
+
+/// What a transaction has locked and read.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The keys that were looked up.
+    pub keys_read: BTreeSet<EventKey>,
+    /// Of these, those that are stored.
+    pub known: HashMap<EventKey, KnownEvent>,
+    /// Every reference of the work, locked; the order that it leads to, if that is known.
+    pub references: BTreeMap<ReferenceKey, Option<String>>,
+    /// Every order that a reference leads to or names, locked, if it exists.
+    pub orders: HashMap<String, OrderRow>,
+    /// Events parked under a locked reference.
+    pub parked: Vec<ParkedEvent>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownEvent {
+    pub facts_sha256: [u8; 32],
+    pub mapping_version: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderRow {
+    pub registers: Registers,
+    pub stored: StoredOrder,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedEvent {
+    pub event: PaymentEvent,
+    pub foreign_mode: bool,
+    pub received_at: Timestamp,
+}
+
+/// What a transaction must look up and lock.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub keys: BTreeSet<EventKey>,
+    pub references: BTreeSet<ReferenceKey>,
+}
+
+impl Wanted {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.references.is_empty()
+    }
+}
+
+/// What [`crate::apply::plan`] decided: what to write, or what more to read first.
+#[derive(Debug)]
+pub enum Decision {
+    Write(Box<Plan>),
+    /// More was found that must be locked too. Locks are taken in sorted order, so the transaction begins again with these
+    /// as well.
+    ReadMore(Wanted),
+}
+
+/// What a transaction writes.
+#[derive(Debug, Default)]
+pub struct Plan {
+    pub bodies: Vec<BodyWrite>,
+    pub events: Vec<EventWrite>,
+    pub woken: Vec<WokenEvent>,
+    pub orders: Vec<OrderWrite>,
+    /// References that now lead to an order.
+    pub links: Vec<(ReferenceKey, String)>,
+    /// Names under which a parked event waits.
+    pub parkings: Vec<(EventKey, ReferenceKey)>,
+    pub checks: Vec<CheckWrite>,
+    pub books: BTreeMap<BookKey, i64>,
+    pub applied: Applied,
+}
+
+#[derive(Debug)]
+pub struct BodyWrite {
+    pub id: Uuid,
+    pub body: Body,
+}
+
+#[derive(Debug)]
+pub struct EventWrite {
+    pub row: InboxRow,
+    pub body_id: Option<Uuid>,
+    pub outcome: Outcome,
+    pub order_id: Option<String>,
+    pub applied_at: Timestamp,
+}
+
+#[derive(Debug)]
+pub struct WokenEvent {
+    pub key: EventKey,
+    pub outcome: Outcome,
+    pub order_id: String,
+    pub at: Timestamp,
+}
+
+/// A new state of an order. Written as an insert at version 1, as an update above.
+#[derive(Debug)]
+pub struct OrderWrite {
+    pub registers: Registers,
+    pub stored: StoredOrder,
+    /// The version that was read; 0: the order is new.
+    pub previous_version: i64,
+    /// Present where the view changed.
+    pub transition: Option<Transition>,
+}
+
+/// One visible change of an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Transition {
+    /// Random and stable: what downstream deduplicates by.
+    pub id: Uuid,
+    pub from: Option<OrderStatus>,
+    pub to: OrderStatus,
+    pub at: Timestamp,
+}
+
+/// A payment that has a first look at its PSP from now on, unless it has one.
+#[derive(Debug)]
+pub struct CheckWrite {
+    pub account: AccountKey,
+    pub payment_id: String,
+    pub next_check_at: Timestamp,
+}
+
+/// A line of the books: how many events of an hour ended how.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BookKey {
+    pub account: AccountKey,
+    /// The hour in which the event was received, as its first millisecond.
+    pub hour: Timestamp,
+    pub outcome: Outcome,
+}
+
+/// A payment whose look is due, under a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DueCheck {
+    pub account: AccountKey,
+    pub payment_id: String,
+    pub lease_token: Uuid,
+    /// The hint that this look answers.
+    pub hint_seq: i64,
+    /// Looks so far.
+    pub looks: i32,
+    pub order_status: Option<OrderStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct Balance {
+    /// Events by PSP, account and outcome, from the books.
+    pub events: Vec<EventTotal>,
+    /// Orders by status.
+    pub orders: Vec<OrderTotal>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct EventTotal {
+    pub psp: String,
+    pub account: String,
+    pub outcome: String,
+    pub count: i64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct OrderTotal {
+    pub status: OrderStatus,
+    pub count: i64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("[store] url: {0:?} is neither postgres:// nor sqlite:")]
+    Scheme(String),
+    #[error("[store] url: {0}")]
+    Url(String),
+    #[error("the database cannot be opened")]
+    Open(#[from] sqlx::Error),
+    #[error("the database cannot be brought to this version's schema")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+}
+
+/// Chooses the backend by the URL's scheme, and brings its schema up to date, under a lock.
+///
+/// # Errors
+/// The URL is of no backend, the database is away, or its schema cannot be migrated.
+pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    match scheme {
+        "postgres" | "postgresql" => Ok(Arc::new(postgres::Postgres::connect(url).await?)),
+        "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(url).await?)),
+        _ => Err(ConnectError::Scheme(scheme.to_owned())),
+    }
+}
