@@ -369,6 +369,7 @@ impl<'a> Planner<'a> {
         let is_new = |(reference, _): &(ReferenceKey, String)| !matches!(self.snapshot.references.get(reference), Some(Some(_)));
         self.plan.links = self.links.into_iter().filter(is_new).collect();
         self.plan.applied.registrations = registered(self.work, self.snapshot, self.refused, &current);
+        self.plan.applied.orders = current.iter().map(|(id, stored)| (id.clone(), stored.view.status)).collect();
         self.plan.applied.woken = self.plan.woken.len();
         self.plan.applied.transitions = self.plan.orders.iter().filter(|write| write.transition.is_some()).count();
         Decision::Write(Box::new(self.plan))

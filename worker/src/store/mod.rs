@@ -137,6 +137,8 @@ pub struct Applied {
     pub events: Vec<(EventKey, Option<Outcome>)>,
     /// In the order of the work.
     pub registrations: Vec<Registered>,
+    /// The orders that the work was about, and where they stand now.
+    pub orders: Vec<(String, OrderStatus)>,
     /// Parked events that found their order.
     pub woken: usize,
     pub transitions: usize,

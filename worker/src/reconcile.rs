@@ -1,0 +1,199 @@
+//! Asking the PSP about payments that are due: the one machine that does (design decision 12).
+//!
+//! [`step`] leases due payments, asks about each, and applies the answers through the same write path as webhooks;
+//! [`run`] only waits and steps.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::PaymentEvent;
+use paybell_shared::psp::{Account, AskError, Asked, ReadError};
+use paybell_shared::shutdown::Shutdown;
+use tokio::sync::Semaphore;
+
+use crate::consume::Context;
+use crate::inbox::Arrival;
+use crate::order::{AccountKey, OrderStatus};
+use crate::store::{DueCheck, StoreError, Work};
+use crate::transport::{PspTransport, TransportError};
+
+/// Payments leased at a time.
+const LEASED_MAX: u32 = 20;
+/// Longer than all the requests about one payment may take, so that no one else asks meanwhile.
+const LEASE: Duration = Duration::from_secs(300);
+/// Requests at a time to one account.
+const CONCURRENT_PER_ACCOUNT: usize = 2;
+/// Pages of one answer: 100 refunds a page, and nobody refunds one payment a thousand times.
+const PAGES_MAX: usize = 10;
+/// How long to wait if nothing is due.
+const IDLE: Duration = Duration::from_secs(1);
+/// Between looks at a payment that has not changed: doubled from the shortest to the longest.
+const NEXT_LOOK_MIN: Duration = Duration::from_secs(60);
+const NEXT_LOOK_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// What reconciliation needs beside the write path.
+pub struct Reconciler {
+    pub context: Arc<Context>,
+    pub transport: Arc<dyn PspTransport>,
+    permits: HashMap<AccountKey, Semaphore>,
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepReport {
+    pub asked: usize,
+    /// Of these, how many answers told something new.
+    pub changed: usize,
+    pub failed: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    #[error("the answer goes on for more than {PAGES_MAX} pages")]
+    Endless,
+    #[error("the account is not configured")]
+    NoAccount,
+}
+
+impl Reconciler {
+    #[must_use]
+    pub fn new(context: Arc<Context>, transport: Arc<dyn PspTransport>) -> Self {
+        let permits = context.accounts.keys().map(|key| (key.clone(), Semaphore::new(CONCURRENT_PER_ACCOUNT))).collect();
+        Self { context, transport, permits }
+    }
+}
+
+/// Asks about payments that are due, if any.
+///
+/// # Errors
+/// The database is away.
+pub async fn step(reconciler: &Reconciler) -> Result<StepReport, StoreError> {
+    let context = &reconciler.context;
+    let due = context.store.lease_checks(context.clock.now(), LEASE, context.ids.next(), LEASED_MAX).await?;
+    let mut looks: FuturesUnordered<_> = due.iter().map(|check| look(reconciler, check)).collect();
+    let mut report = StepReport::default();
+    while let Some(outcome) = looks.next().await {
+        report.asked += 1;
+        match outcome? {
+            Looked::Changed => report.changed += 1,
+            Looked::Same => {}
+            Looked::Failed => report.failed += 1,
+        }
+    }
+    Ok(report)
+}
+
+/// Steps until the stop.
+///
+/// # Errors
+/// None so far: a database that is away is waited for.
+pub async fn run(reconciler: Reconciler, shutdown: Shutdown) -> anyhow::Result<()> {
+    while !shutdown.is_stopping() {
+        let idle = match step(&reconciler).await {
+            Ok(report) => report.asked == 0,
+            Err(error) => {
+                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "reconciliation pauses");
+                true
+            }
+        };
+        if idle {
+            tokio::select! {
+                () = tokio::time::sleep(IDLE) => {}
+                () = shutdown.stopping() => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+enum Looked {
+    Changed,
+    Same,
+    Failed,
+}
+
+async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, StoreError> {
+    let context = &reconciler.context;
+    let (looked, order_status, result) = match ask(reconciler, check).await {
+        Ok(events) => {
+            let (changed, status) = apply(reconciler, check, events).await?;
+            if changed { (Looked::Changed, status, "changed") } else { (Looked::Same, status, "same") }
+        }
+        Err(error) => {
+            let (psp, account) = (&*check.account.psp, &*check.account.account);
+            tracing::warn!(event = "payment.polled", psp, account, payment_id = check.payment_id, error = %error, "no answer");
+            (Looked::Failed, check.order_status, "failed")
+        }
+    };
+    metrics::counter!("paybell_reconcile_looks_total", "psp" => Arc::clone(&check.account.psp), "outcome" => result).increment(1);
+    let next = next_look(order_status, check.looks, context.clock.now());
+    context.store.finish_check(check, next, result).await?;
+    Ok(looked)
+}
+
+/// Asks page by page; an answer counts as a whole or not at all.
+async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Vec<PaymentEvent>, LookError> {
+    let account: &Account = reconciler.context.accounts.get(&check.account).ok_or(LookError::NoAccount)?;
+    let permits = reconciler.permits.get(&check.account).ok_or(LookError::NoAccount)?;
+    let at = reconciler.context.clock.now();
+    let look_id = format!("{}-{}", at.millis(), &check.lease_token.simple().to_string()[..8]);
+    let mut events = Vec::new();
+    let mut cursor: Option<String> = None;
+    for _ in 0..PAGES_MAX {
+        let request = account.psp.status_request(&check.payment_id, cursor.as_deref(), account)?;
+        let response = {
+            // Never closed, so that a permit always comes.
+            let _permit = permits.acquire().await;
+            reconciler.transport.send(request).await?
+        };
+        let asked = Asked { payment_id: &check.payment_id, cursor: cursor.as_deref(), at, look_id: &look_id };
+        let answer = account.psp.read_status(&asked, &response, account)?;
+        events.extend(answer.events);
+        match answer.next {
+            Some(next) => cursor = Some(next),
+            None => return Ok(events),
+        }
+    }
+    Err(LookError::Endless)
+}
+
+async fn apply(
+    reconciler: &Reconciler,
+    check: &DueCheck,
+    events: Vec<PaymentEvent>,
+) -> Result<(bool, Option<OrderStatus>), StoreError> {
+    let context = &reconciler.context;
+    let Some(account) = context.accounts.get(&check.account) else { return Ok((false, check.order_status)) };
+    let now = context.clock.now();
+    let arrivals = [Arrival::of_answer(events, account, now)];
+    let work = Work {
+        arrivals: &arrivals,
+        registrations: &[],
+        events_create_orders: context.events_create_orders,
+        now,
+        ids: &context.ids,
+        first_look: &context.first_look,
+    };
+    let applied = context.store.apply(&work).await?;
+    Ok((applied.transitions > 0, applied.orders.first().map(|(_, status)| *status).or(check.order_status)))
+}
+
+/// When to look next: not at all once the payment is paid or given up, else ever more rarely.
+fn next_look(status: Option<OrderStatus>, looks: i32, now: Timestamp) -> Option<Timestamp> {
+    let settled = matches!(
+        status,
+        Some(OrderStatus::Paid | OrderStatus::Refunded | OrderStatus::ChargedBack | OrderStatus::Canceled | OrderStatus::Expired)
+    );
+    let doublings = u32::try_from(looks).unwrap_or(0).min(16);
+    (!settled).then(|| now.plus((NEXT_LOOK_MIN * 2_u32.pow(doublings)).min(NEXT_LOOK_MAX)))
+}
