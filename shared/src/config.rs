@@ -15,6 +15,16 @@ use crate::event::Mode;
 use crate::psp::{self, Account, Api, Keys};
 use crate::queue::QueueSettings;
 use crate::secret::{Secret, SecretError, SecretSource};
+use crate::serve;
+
+/// The longest that a request whose head is complete may take, body and publish together: it is what a stop waits for.
+pub const FINISH_MAX: Duration = Duration::from_secs(30);
+
+/// The account that a route without one means.
+pub const DEFAULT_ACCOUNT: &str = "default";
+
+/// Most that may be allowed of what is counted in memory.
+const COUNT_MAX: usize = 1_000_000;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -85,22 +95,48 @@ pub enum Registration {
     Required,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
+    /// May carry a password.
     pub url: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Store {
+    /// May carry a password.
     pub url: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Seen {
+    /// May carry a password.
     pub url: String,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(scheme(&self.url))
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(scheme(&self.url))
+    }
+}
+
+impl std::fmt::Debug for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(scheme(&self.url))
+    }
+}
+
+/// What of a URL may be printed.
+fn scheme(url: &str) -> &str {
+    url.split_once(':').map_or("(no URL)", |(scheme, _)| scheme)
 }
 
 /// Bounds on what strangers may send and on how long anything may take.
@@ -139,8 +175,9 @@ pub struct ConfiguredAccount {
 pub enum ConfigError {
     #[error("the configuration {path} cannot be read")]
     Read { path: String, source: std::io::Error },
-    #[error("the configuration {path} is not as it should be: {source}")]
-    Syntax { path: String, source: Box<toml::de::Error> },
+    /// The line's text is left out: it may hold a secret.
+    #[error("the configuration {path}, line {line}: {problem}")]
+    Syntax { path: String, line: usize, problem: String },
     #[error("{setting}: {problem}")]
     Setting { setting: String, problem: String },
     #[error("{setting}")]
@@ -196,7 +233,7 @@ struct PspTable {
 }
 
 fn default_account() -> String {
-    "default".to_owned()
+    DEFAULT_ACCOUNT.to_owned()
 }
 
 /// The tolerance of Stripe's SDKs and of Standard Webhooks.
@@ -293,15 +330,20 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, shown: &str, environment: impl Iterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let syntax = |source| ConfigError::Syntax { path: shown.to_owned(), source: Box::new(source) };
-        // Once as it stands, so that an error shows its line; once more with the overrides.
-        let _: File = toml::from_str(text).map_err(syntax)?;
+        let syntax = |error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
+            ConfigError::Syntax { path: shown.to_owned(), line, problem: without_values(error.message()) }
+        };
+        // From the text itself and not from the table, so that an error knows its line.
+        let mut file: File = toml::from_str(text).map_err(syntax)?;
         let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
-        override_from(&mut table, environment)?;
-        let file = File::deserialize(table).map_err(|source| ConfigError::Syntax {
-            path: format!("{shown} with the PAYBELL_ environment variables"),
-            source: Box::new(source),
-        })?;
+        for (variable, value) in environment {
+            let Some((section, key)) = setting_of(&variable) else { continue };
+            override_one(&mut table, &section, &key, typed(&variable, &section, &key, value)?);
+            file = File::deserialize(table.clone())
+                .map_err(|error| ConfigError::Setting { setting: variable, problem: without_values(error.message()) })?;
+        }
         file.check()
     }
 
@@ -323,31 +365,47 @@ impl Config {
     }
 }
 
-const TABLES: [&str; 8] = ["INGRESS", "WORKER", "API", "ORDERS", "QUEUE", "STORE", "SEEN", "LIMITS"];
+const TABLES: [&str; 8] = ["ingress", "worker", "api", "orders", "queue", "store", "seen", "limits"];
 
-fn override_from(table: &mut toml::Table, environment: impl Iterator<Item = (String, String)>) -> Result<(), ConfigError> {
-    for (variable, value) in environment {
-        let Some(rest) = variable.strip_prefix("PAYBELL_") else { continue };
-        let Some((section, key)) = rest.split_once('_').filter(|(section, _)| TABLES.contains(section)) else { continue };
-        let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
-        let typed = match (section.as_str(), key.as_str()) {
-            ("limits", "retry_steps_s") => integers(&variable, &value)?,
-            ("limits", _) => toml::Value::Integer(integer(&variable, &value)?),
-            ("worker", "consume") => toml::Value::Boolean(value.parse().map_err(|_| ConfigError::Setting {
-                setting: variable.clone(),
-                problem: format!("{value:?} is neither true nor false"),
-            })?),
-            ("ingress", "trusted_proxies") => {
-                toml::Value::Array(listed(&value).map(|item| toml::Value::String(item.to_owned())).collect())
-            }
-            _ => toml::Value::String(value),
-        };
-        let entry = table.entry(section.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-        if let toml::Value::Table(inner) = entry {
-            inner.insert(key, typed);
+/// The table and key that an environment variable stands for; `None` if it is not one of ours.
+fn setting_of(variable: &str) -> Option<(String, String)> {
+    let (section, key) = variable.strip_prefix("PAYBELL_")?.split_once('_')?;
+    let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
+    // Kubernetes tells every pod of a service `paybell-api` by PAYBELL_API_SERVICE_HOST, PAYBELL_API_PORT and more.
+    let of_kubernetes = key == "port" || key.starts_with("port_") || key.starts_with("service_");
+    (TABLES.contains(&section.as_str()) && !of_kubernetes).then_some((section, key))
+}
+
+/// A variable's text as the type that its setting has; lists are separated by commas.
+fn typed(variable: &str, section: &str, key: &str, value: String) -> Result<toml::Value, ConfigError> {
+    Ok(match (section, key) {
+        ("limits", "retry_steps_s") => integers(variable, &value)?,
+        ("limits", _) => toml::Value::Integer(integer(variable, &value)?),
+        ("worker", "consume") => toml::Value::Boolean(value.trim().parse().map_err(|_| ConfigError::Setting {
+            setting: variable.to_owned(),
+            problem: format!("{value:?} is neither true nor false"),
+        })?),
+        ("ingress", "trusted_proxies") => {
+            toml::Value::Array(listed(&value).map(|item| toml::Value::String(item.to_owned())).collect())
         }
+        _ => toml::Value::String(value),
+    })
+}
+
+fn override_one(table: &mut toml::Table, section: &str, key: &str, value: toml::Value) {
+    let entry = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    // It is a table: the text was read as a `File` before.
+    if let toml::Value::Table(inner) = entry {
+        inner.insert(key.to_owned(), value);
     }
-    Ok(())
+}
+
+/// An error's message without the text that was found: where a secret stands in the wrong place, that is the secret.
+fn without_values(message: &str) -> String {
+    match (message.find("string \""), message.rfind('"')) {
+        (Some(start), Some(end)) if end > start + 8 => format!("{}a string{}", &message[..start], &message[end + 1..]),
+        _ => message.to_owned(),
+    }
 }
 
 fn listed(value: &str) -> impl Iterator<Item = &str> {
@@ -368,6 +426,14 @@ fn integers(variable: &str, value: &str) -> Result<toml::Value, ConfigError> {
 impl File {
     fn check(self) -> Result<Config, ConfigError> {
         self.limits.check()?;
+        check_url("[queue] url", &self.queue.url, &["amqp", "amqps", "sqlite"])?;
+        check_url("[store] url", &self.store.url, &["postgres", "sqlite"])?;
+        check_url("[seen] url", &self.seen.url, &["redis", "rediss", "memory"])?;
+        if let Some(url) = &self.ingress.public_url {
+            check_url("[ingress] public_url", url, &["https", "http"])?;
+        }
+        check_apart(("[ingress] listen", self.ingress.listen), ("[ingress] ops_listen", self.ingress.ops_listen))?;
+        check_apart(("[api] listen", self.api.listen), ("[worker] ops_listen", self.worker.ops_listen))?;
         let mut accounts: Vec<ConfiguredAccount> = Vec::with_capacity(self.psp.len());
         for (index, table) in self.psp.into_iter().enumerate() {
             let configured = table.check(index)?;
@@ -378,6 +444,13 @@ impl File {
                 return Err(ConfigError::Setting {
                     setting: format!("psp[{index}].account"),
                     problem: format!("{}/{} is configured twice", configured.account.psp_id, configured.account.name),
+                });
+            }
+            let timeout = configured.account.psp.profile().timeout;
+            if self.limits.publish_budget() >= timeout {
+                return Err(ConfigError::Setting {
+                    setting: "[limits] publish_budget_ms".to_owned(),
+                    problem: format!("must be below the {} s that {} waits", timeout.as_secs(), configured.account.psp_id),
                 });
             }
             accounts.push(configured);
@@ -394,6 +467,25 @@ impl File {
             accounts,
         })
     }
+}
+
+fn check_url(setting: &str, url: &str, schemes: &[&str]) -> Result<(), ConfigError> {
+    let problem = match url.split_once(':') {
+        _ if url.is_empty() => "is empty".to_owned(),
+        Some((scheme, _)) if schemes.contains(&scheme) => return Ok(()),
+        _ => {
+            format!("must begin with one of {}", schemes.iter().map(|scheme| format!("{scheme}:")).collect::<Vec<_>>().join(", "))
+        }
+    };
+    Err(ConfigError::Setting { setting: setting.to_owned(), problem })
+}
+
+/// Two addresses of one process must differ, unless the system chooses their ports.
+fn check_apart(one: (&str, SocketAddr), other: (&str, SocketAddr)) -> Result<(), ConfigError> {
+    if one.1 == other.1 && one.1.port() != 0 {
+        return Err(ConfigError::Setting { setting: other.0.to_owned(), problem: format!("is the address of {}", one.0) });
+    }
+    Ok(())
 }
 
 impl Limits {
@@ -416,8 +508,23 @@ impl Limits {
                 return refuse(key, "must be at least 1");
             }
         }
-        if self.header_bytes_max < 8192 {
-            return refuse("header_bytes_max", "must be at least 8192, the smallest buffer of the HTTP server");
+        if self.headers_max > serve::HEADERS_MAX {
+            return refuse("headers_max", "must be at most 100, the HTTP parser's table");
+        }
+        if self.header_bytes_max < 1024 || self.header_bytes_max > 256 * 1024 {
+            return refuse("header_bytes_max", "must be 1024 to 262144");
+        }
+        if self.header_timeout_s > 600 {
+            return refuse("header_timeout_s", "must be at most 600");
+        }
+        if Duration::from_secs(self.body_timeout_s).saturating_add(self.publish_budget()) > FINISH_MAX {
+            return refuse("body_timeout_s", "must, with publish_budget_ms, be at most 30 s: a stop waits that long");
+        }
+        if self.connections_max > COUNT_MAX {
+            return refuse("connections_max", "must be at most 1000000");
+        }
+        if self.in_flight_max > COUNT_MAX {
+            return refuse("in_flight_max", "must be at most 1000000");
         }
         if self.body_bytes_max > 16 * 1024 * 1024 {
             return refuse("body_bytes_max", "must be at most 16 MiB, the largest message of RabbitMQ 4");
@@ -441,12 +548,17 @@ impl Limits {
 impl ApiTable {
     fn check(self) -> Result<InternalApi, ConfigError> {
         let mut tokens = Vec::new();
+        let mut names = HashSet::from(["token".to_owned()]);
         if let Some(source) = self.token {
             let secret = read_secret(&source, "[api] token".to_owned())?;
             tokens.push(ApiToken { name: "token".to_owned(), secret, scopes: HashSet::from([Scope::Read, Scope::Operate]) });
         }
         for (index, table) in self.tokens.into_iter().enumerate() {
             let setting = format!("[api] tokens[{index}]");
+            if table.name.is_empty() || !names.insert(table.name.clone()) {
+                let problem = "is empty, or another token's: it tells tokens apart in audit lines".to_owned();
+                return Err(ConfigError::Setting { setting: format!("{setting}.name"), problem });
+            }
             if table.scopes.is_empty() {
                 return Err(ConfigError::Setting { setting: format!("{setting}.scopes"), problem: "is empty".to_owned() });
             }
@@ -466,8 +578,19 @@ impl PspTable {
             return Err(refuse("id", format!("{:?} is no PSP that is known here: {}", self.id, known.join(", "))));
         };
         let in_path = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        if self.account.is_empty() || self.account.len() > 64 || !self.account.bytes().all(in_path) {
-            return Err(refuse("account", "must be 1 to 64 letters, digits, '-', '_' or '.': it is part of the URL".to_owned()));
+        let begins_well = self.account.starts_with(|first: char| first.is_ascii_alphanumeric());
+        if !begins_well || self.account.len() > 64 || !self.account.bytes().all(in_path) {
+            let problem = "must be 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first: it is part of the URL";
+            return Err(refuse("account", problem.to_owned()));
+        }
+        if let Some(url) = &self.api_url {
+            check_url(&named("api_url"), url, &["https", "http"])?;
+        }
+        if self.order_reference.as_ref().is_some_and(|path| path.split('.').any(str::is_empty)) {
+            return Err(refuse("order_reference", "must be names, separated by single dots".to_owned()));
+        }
+        if self.tolerance_s == 0 {
+            return Err(refuse("tolerance_s", "must be at least 1".to_owned()));
         }
         if self.secrets.is_empty() {
             return Err(refuse("secrets", "is empty: without a secret nothing can be verified".to_owned()));

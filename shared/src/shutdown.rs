@@ -14,11 +14,16 @@ use tokio_util::task::TaskTracker;
 /// transaction of 30 s at the very most), below the 60 s after which operators set SIGKILL.
 const STOP_DEADLINE: Duration = Duration::from_secs(45);
 
+/// How long those who watch the stop may take to end after it.
+const WATCHERS_DEADLINE: Duration = Duration::from_secs(2);
+
 /// Told to every task: when to stop, and who is still busy. Clones share one life.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     stopping: CancellationToken,
     tasks: TaskTracker,
+    finished: CancellationToken,
+    watchers: TaskTracker,
     crashed: Arc<AtomicBool>,
 }
 
@@ -43,15 +48,41 @@ impl Shutdown {
         self.stopping.cancelled().await;
     }
 
+    /// [`Shutdown::stopping`] for those who need a token.
+    pub(crate) fn stopping_token(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Cancelled when all tasks have ended: the end of those who [`Shutdown::watch`].
+    pub(crate) fn finished_token(&self) -> CancellationToken {
+        self.finished.clone()
+    }
+
     /// Runs a task that the process cannot live without: if it fails or panics, the process stops with a non-zero exit.
     /// `name` is for the log.
     pub fn spawn<F>(&self, name: &'static str, task: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
+        self.spawn_on(&self.tasks, name, task);
+    }
+
+    /// As [`Shutdown::spawn`], for a task that goes on through the stop, until all others have ended: for those who tell
+    /// operators how the stop goes.
+    pub(crate) fn watch<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.spawn_on(&self.watchers, name, task);
+    }
+
+    fn spawn_on<F>(&self, tracker: &TaskTracker, name: &'static str, task: F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
         let shutdown = self.clone();
-        let handle = self.tasks.spawn(task);
-        self.tasks.spawn(async move {
+        let handle = tracker.spawn(task);
+        tracker.spawn(async move {
             let problem = match handle.await {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => format!("{error:#}"),
@@ -96,7 +127,12 @@ impl Shutdown {
     pub async fn finish(&self) -> bool {
         self.stop();
         self.tasks.close();
-        tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await.is_ok()
+        let in_time = tokio::time::timeout(STOP_DEADLINE, self.tasks.wait()).await.is_ok();
+        self.finished.cancel();
+        self.watchers.close();
+        // Whoever watches has nothing to lose.
+        let _ = tokio::time::timeout(WATCHERS_DEADLINE, self.watchers.wait()).await;
+        in_time
     }
 
     /// A task crashed.
@@ -109,6 +145,26 @@ impl Shutdown {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_watcher_sees_the_stop_to_its_end() {
+        let shutdown = Shutdown::new();
+        let (done, mut is_done) = tokio::sync::oneshot::channel();
+        let (task, watcher) = (shutdown.clone(), shutdown.finished_token());
+        shutdown.watch("watcher", async move {
+            watcher.cancelled().await;
+            assert_eq!(is_done.try_recv(), Ok("done"), "the watcher ended before the task");
+            Ok(())
+        });
+        shutdown.spawn("task", async move {
+            task.stopping().await;
+            tokio::task::yield_now().await;
+            let _ = done.send("done");
+            Ok(())
+        });
+        assert!(shutdown.finish().await);
+        assert!(!shutdown.has_crashed());
+    }
 
     #[tokio::test]
     async fn a_crash_or_panic_of_any_task_stops_the_rest() {

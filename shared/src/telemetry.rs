@@ -1,1 +1,113 @@
 //! Names of metrics and fields, in one place; set-up of logs and of the metrics' recorder.
+//!
+//! Names carry their base unit last; label values come from closed sets or from the configuration, never from a stranger.
+//! Every webhook ends in one line `webhook.received`. Its fields, here and in the worker's lines, are spelled the same:
+//! `psp`, `account`, `event_id`, `outcome`, `reason`, `duration_ms`, `trace_id`. Never bodies, signatures or secrets.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// Webhooks by [`PSP`], [`ACCOUNT`], [`OUTCOME`] and [`REASON`]; the first two are empty where the route is of no account.
+pub const WEBHOOKS_TOTAL: &str = "paybell_webhooks_total";
+/// Verified webhooks by [`PSP`], [`ACCOUNT`] and [`SECRET`], the name of the secret that matched.
+pub const WEBHOOKS_VERIFIED_TOTAL: &str = "paybell_webhooks_verified_total";
+/// From a webhook's head to its acknowledgement, by [`PSP`].
+pub const WEBHOOK_ACKNOWLEDGE_SECONDS: &str = "paybell_webhook_acknowledge_seconds";
+/// From the hand-over to the queue to its confirmation, by [`PSP`].
+pub const WEBHOOK_PUBLISH_SECONDS: &str = "paybell_webhook_publish_seconds";
+/// Webhooks between their last byte and their answer.
+pub const WEBHOOKS_IN_FLIGHT: &str = "paybell_webhooks_in_flight";
+/// 1 while the ingress can put webhooks on the queue, else 0.
+pub const INGRESS_QUEUE_UP: &str = "paybell_ingress_queue_up";
+/// Open connections by [`SERVER`].
+pub const HTTP_CONNECTIONS: &str = "paybell_http_connections";
+/// Requests that ended in a panic, by [`SERVER`].
+pub const HTTP_PANICS_TOTAL: &str = "paybell_http_panics_total";
+
+pub const PSP: &str = "psp";
+pub const ACCOUNT: &str = "account";
+pub const OUTCOME: &str = "outcome";
+pub const REASON: &str = "reason";
+pub const SECRET: &str = "secret";
+pub const SERVER: &str = "server";
+
+/// Upper bounds of a histogram's buckets, in seconds. Milliseconds matter for an acknowledgement; 2 s is the publish
+/// budget, 10 s what PSPs wait for; a lag may be hours.
+const BUCKETS_S: [f64; 18] =
+    [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 120.0, 900.0, 7_200.0];
+
+/// What is logged unless `RUST_LOG` says otherwise: lapin speaks of every lost connection, and so do we, with its reason.
+pub const DEFAULT_LOG_FILTER: &str = "info,lapin=warn";
+
+/// Sets up logs and metrics, once, for a service.
+///
+/// # Errors
+/// `RUST_LOG` is malformed, or it was called before.
+pub fn init() -> anyhow::Result<PrometheusHandle> {
+    init_logs(DEFAULT_LOG_FILTER)?;
+    init_metrics()
+}
+
+/// Logs to standard error, which leaves standard output to what a command prints: lines for people on a terminal, else
+/// one JSON object a line. `RUST_LOG` stands above `default_filter`. A panic is logged too, by its place.
+///
+/// # Errors
+/// `RUST_LOG` is malformed, or it was called before.
+pub fn init_logs(default_filter: &str) -> anyhow::Result<()> {
+    let filter = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = if filter.is_empty() { default_filter } else { &filter };
+    let filter = EnvFilter::try_new(filter).context("RUST_LOG is not a filter such as info,paybell=debug")?;
+    let terminal = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
+    let started = if terminal { lines.try_init() } else { lines.json().flatten_event(true).try_init() };
+    started.map_err(|error| anyhow::anyhow!(error)).context("logs were set up before")?;
+    std::panic::set_hook(Box::new(|panic| {
+        // A message with values in it may quote what a stranger sent; a fixed one cannot.
+        let message = panic.payload().downcast_ref::<&'static str>().copied().unwrap_or("(its message is not logged)");
+        tracing::error!(location = panic.location().map(tracing::field::display), message, "panic");
+    }));
+    Ok(())
+}
+
+/// Installs the recorder of metrics; [`ops::serve`](crate::ops::serve) shows them.
+///
+/// # Errors
+/// It was called before.
+pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
+    let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS_S)?;
+    let handle = builder.install_recorder()?;
+    describe_counter!(WEBHOOKS_TOTAL, "Webhooks by outcome; `reason` says why one was not accepted.");
+    describe_counter!(WEBHOOKS_VERIFIED_TOTAL, "Verified webhooks by the name of the secret that matched.");
+    describe_histogram!(WEBHOOK_ACKNOWLEDGE_SECONDS, Unit::Seconds, "From a webhook's head to its acknowledgement.");
+    describe_histogram!(WEBHOOK_PUBLISH_SECONDS, Unit::Seconds, "From the hand-over to the queue to its confirmation.");
+    describe_gauge!(WEBHOOKS_IN_FLIGHT, "Webhooks between their last byte and their answer.");
+    describe_gauge!(INGRESS_QUEUE_UP, "1 while the ingress can put webhooks on the queue.");
+    describe_gauge!(HTTP_CONNECTIONS, "Open connections.");
+    describe_counter!(HTTP_PANICS_TOTAL, "Requests that ended in a panic.");
+    Ok(handle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_buckets_in_seconds() {
+        let handle = init_metrics().unwrap();
+        metrics::histogram!(WEBHOOK_ACKNOWLEDGE_SECONDS, PSP => "stripe").record(0.003);
+        metrics::counter!(WEBHOOKS_TOTAL, PSP => "stripe", OUTCOME => "accepted").increment(1);
+        let text = handle.render();
+        assert!(text.contains(r#"paybell_webhook_acknowledge_seconds_bucket{psp="stripe",le="0.005"} 1"#), "{text}");
+        assert!(text.contains(r#"paybell_webhook_acknowledge_seconds_bucket{psp="stripe",le="0.002"} 0"#), "{text}");
+        assert!(text.contains(r#"paybell_webhooks_total{psp="stripe",outcome="accepted"} 1"#), "{text}");
+    }
+
+    #[test]
+    fn the_default_filter_is_a_filter() {
+        EnvFilter::try_new(DEFAULT_LOG_FILTER).unwrap();
+    }
+}
