@@ -5,14 +5,14 @@
 mod problem;
 mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use paybell_shared::clock::Timestamp;
 use paybell_shared::config::{ApiToken, Scope};
 use paybell_shared::money::{Currency, Money};
@@ -36,9 +36,12 @@ const AMOUNT_MAX: i64 = 1_000_000_000_000_000;
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 500;
 
+/// What the API answers from, once the database is there.
+pub type Answering = Arc<OnceLock<Arc<Context>>>;
+
 #[derive(Clone)]
 struct ApiState {
-    context: Arc<Context>,
+    context: Answering,
     tokens: Arc<[ApiToken]>,
 }
 
@@ -59,9 +62,9 @@ impl utoipa::Modify for BearerToken {
     }
 }
 
-/// The API's routes over a store.
+/// The API's routes; 503 until `context` is set.
 #[must_use]
-pub fn router(context: Arc<Context>, tokens: Vec<ApiToken>) -> Router {
+pub fn router(context: Answering, tokens: Vec<ApiToken>) -> Router {
     let state = ApiState { context, tokens: tokens.into() };
     let (router, description) = documented().split_for_parts();
     let description = Arc::new(description);
@@ -72,8 +75,7 @@ pub fn router(context: Arc<Context>, tokens: Vec<ApiToken>) -> Router {
             std::future::ready(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the route has other methods"))
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(state.clone(), authorize))
-        .with_state(state)
+        .layer(middleware::from_fn_with_state(state, authorize))
 }
 
 /// The API's description, without a server.
@@ -82,15 +84,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     documented().into_openapi()
 }
 
-fn documented() -> OpenApiRouter<ApiState> {
+fn documented() -> OpenApiRouter {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(register_order, get_order))
         .routes(routes!(list_orders))
         .routes(routes!(get_balance))
 }
 
-/// Admits a request whose bearer token has the scope that its method needs.
-async fn authorize(State(state): State<ApiState>, request: Request, next: Next) -> Response {
+/// Admits a request whose bearer token has the scope that its method needs, and hands it the context.
+async fn authorize(State(state): State<ApiState>, mut request: Request, next: Next) -> Response {
     let needed = if request.method().is_safe() { Scope::Read } else { Scope::Operate };
     let offered = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let offered = offered.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -106,6 +108,10 @@ async fn authorize(State(state): State<ApiState>, request: Request, next: Next) 
         let detail = format!("the token {:?} lacks the scope {}", token.name, scope_name(needed));
         return Problem::new(StatusCode::FORBIDDEN, detail).into_response();
     }
+    let Some(context) = state.context.get() else {
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the database was not reached yet").into_response();
+    };
+    request.extensions_mut().insert(Arc::clone(context));
     if needed == Scope::Operate {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = next.run(request).await;
@@ -143,14 +149,13 @@ const fn scope_name(scope: Scope) -> &'static str {
     )
 )]
 async fn register_order(
-    State(state): State<ApiState>,
+    Extension(context): Extension<Arc<Context>>,
     id: Result<Path<String>, axum::extract::rejection::PathRejection>,
     body: Result<Json<RegisterOrder>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Order>), Problem> {
     let Path(id) = id.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
     let Json(body) = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
-    let context = &state.context;
-    let registration = check_registration(context, id, body)?;
+    let registration = check_registration(&context, id, body)?;
     let registrations = [registration];
     let work = Work {
         arrivals: &[],
@@ -222,7 +227,7 @@ fn check_registration(context: &Context, id: String, body: RegisterOrder) -> Res
     )
 )]
 async fn get_order(
-    State(state): State<ApiState>,
+    Extension(context): Extension<Arc<Context>>,
     id: Result<Path<String>, axum::extract::rejection::PathRejection>,
 ) -> Result<Json<Order>, Problem> {
     let Path(id) = id.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
@@ -230,7 +235,7 @@ async fn get_order(
     if id.contains('\0') {
         return Err(not_found()); // PostgreSQL has no text with a NUL
     }
-    let stored = state.context.store.order(&id).await?.ok_or_else(not_found)?;
+    let stored = context.store.order(&id).await?.ok_or_else(not_found)?;
     Ok(Json(stored.into()))
 }
 
@@ -247,7 +252,7 @@ async fn get_order(
     )
 )]
 async fn list_orders(
-    State(state): State<ApiState>,
+    Extension(context): Extension<Arc<Context>>,
     query: Result<Query<OrdersQuery>, QueryRejection>,
 ) -> Result<Json<OrderPage>, Problem> {
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
@@ -260,7 +265,7 @@ async fn list_orders(
         return Err(bad("cursor: is not one that was given out".to_owned()));
     }
     // One more than asked for tells whether there is a next page.
-    let mut found = state.context.store.orders(query.status, query.cursor.as_deref(), limit + 1).await?;
+    let mut found = context.store.orders(query.status, query.cursor.as_deref(), limit + 1).await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);
     let next_cursor = if more { found.last().map(|order| order.id.clone()) } else { None };
@@ -277,8 +282,8 @@ async fn list_orders(
         (status = 503, description = "The database is not available", body = Problem, content_type = "application/problem+json"),
     )
 )]
-async fn get_balance(State(state): State<ApiState>) -> Result<Json<Balance>, Problem> {
-    Ok(Json(state.context.store.balance().await?))
+async fn get_balance(Extension(context): Extension<Arc<Context>>) -> Result<Json<Balance>, Problem> {
+    Ok(Json(context.store.balance().await?))
 }
 
 #[cfg(test)]

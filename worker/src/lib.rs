@@ -3,7 +3,7 @@
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
 //! transaction; two backends). Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door;
-//! [`ids`] makes random ids.
+//! [`pulse`] says whether the database is there; [`ids`] makes random ids.
 
 pub mod api;
 pub mod apply;
@@ -11,7 +11,168 @@ pub mod consume;
 pub mod ids;
 pub mod inbox;
 pub mod order;
+pub mod pulse;
 pub mod reconcile;
 pub mod seen;
 pub mod store;
 pub mod transport;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use paybell_shared::clock::Clock;
+use paybell_shared::config::{Config, Registration};
+use paybell_shared::ops::Check;
+use paybell_shared::psp::Account;
+use paybell_shared::queue::Queue;
+use paybell_shared::serve::{self, Limits};
+use paybell_shared::shutdown::Shutdown;
+
+use crate::consume::{BatchLimits, Context};
+use crate::ids::Ids;
+use crate::order::AccountKey;
+use crate::pulse::Pulse;
+use crate::reconcile::Reconciler;
+use crate::store::{ConnectError, Store};
+use crate::transport::HttpTransport;
+
+/// Between attempts to reach a database that is not there at the start: doubled from the shortest to the longest.
+const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(250);
+const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A running worker.
+pub struct Started {
+    /// Where the internal API listens, with the port that it got.
+    pub api: SocketAddr,
+    /// Whether it does its work.
+    pub check: Check,
+}
+
+/// Serves the internal API and, unless `[worker] consume` is false, consumes and reconciles, until the stop. A database or
+/// queue that is down is no error: the worker is not ready, and waits for it.
+///
+/// # Errors
+/// A setting cannot be used, or the API's address cannot be had.
+pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdown: &Shutdown) -> anyhow::Result<Started> {
+    anyhow::ensure!(!config.api.tokens.is_empty(), "[api] token: is missing; without one nobody could use the internal API");
+    let seen = seen::connect(&config.seen.url)?;
+    let listen = config.api.listen;
+    let listener = serve::bind(listen).with_context(|| format!("[api] listen: {listen} cannot be had"))?;
+    let api = listener.local_addr()?;
+    let answering = api::Answering::default();
+    let pulse = Arc::new(Pulse::default());
+    let router = api::router(Arc::clone(&answering), config.api.tokens.clone());
+    serve::run("api", listener, Limits::from(&config.limits), router, shutdown);
+
+    let accounts: HashMap<AccountKey, Arc<Account>> =
+        config.accounts.iter().map(|configured| keyed(&configured.account)).collect();
+    let first_look = accounts.iter().filter_map(|(key, account)| Some((key.clone(), first_look(account)?))).collect();
+    let parts = Parts {
+        seen,
+        accounts,
+        clock,
+        first_look,
+        events_create_orders: config.orders.registration == Registration::Optional,
+        consume: config.worker.consume.then(|| queue.clone()),
+        limits: BatchLimits {
+            deliveries_max: config.limits.batch_max,
+            linger: Duration::from_millis(config.limits.batch_linger_ms),
+        },
+        answering,
+        pulse: Arc::clone(&pulse),
+        shutdown: shutdown.clone(),
+    };
+    let url = config.store.url.clone();
+    let check = pulse::check(Arc::clone(&pulse));
+    match store::connect(&url).await {
+        Ok(store) => parts.begin(store).await?,
+        Err(error) if error.is_permanent(&url) => return Err(error.into()),
+        Err(error) => {
+            report_unreached(&pulse, error);
+            let waiting = shutdown.clone();
+            shutdown.spawn("store", async move {
+                match wait_for_store(&url, &pulse, &waiting).await? {
+                    Some(store) => parts.begin(store).await,
+                    None => Ok(()),
+                }
+            });
+        }
+    }
+    tracing::info!(address = %api, consume = config.worker.consume, "the internal API answers");
+    Ok(Started { api, check })
+}
+
+/// Everything but the store, until that is there.
+struct Parts {
+    seen: Arc<dyn seen::SeenEvents>,
+    accounts: HashMap<AccountKey, Arc<Account>>,
+    clock: Arc<dyn Clock>,
+    first_look: HashMap<AccountKey, Duration>,
+    events_create_orders: bool,
+    consume: Option<Queue>,
+    limits: BatchLimits,
+    answering: Arc<OnceLock<Arc<Context>>>,
+    pulse: Arc<Pulse>,
+    shutdown: Shutdown,
+}
+
+impl Parts {
+    async fn begin(self, store: Arc<dyn Store>) -> anyhow::Result<()> {
+        let epoch = store.epoch().await?;
+        let context = Arc::new(Context {
+            store,
+            seen: self.seen,
+            accounts: self.accounts,
+            clock: self.clock,
+            ids: Ids::random(),
+            epoch,
+            events_create_orders: self.events_create_orders,
+            first_look: self.first_look,
+        });
+        let shutdown = &self.shutdown;
+        shutdown.spawn("pulse", pulse::run(Arc::clone(&context), self.pulse, shutdown.clone()));
+        if let Some(queue) = self.consume {
+            let reconciler = Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
+            shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));
+            shutdown.spawn("reconcile", reconcile::run(reconciler, shutdown.clone()));
+        }
+        // Never set before: a worker begins once.
+        let _ = self.answering.set(context);
+        Ok(())
+    }
+}
+
+fn keyed(account: &Arc<Account>) -> (AccountKey, Arc<Account>) {
+    let key = AccountKey { psp: Arc::clone(&account.psp_id), account: Arc::clone(&account.name) };
+    (key, Arc::clone(account))
+}
+
+/// When to look at a new payment for the first time; `None` if the PSP cannot be asked with what is configured.
+fn first_look(account: &Account) -> Option<Duration> {
+    let profile = account.psp.profile();
+    (profile.can.payment_status && account.api.key.is_some()).then_some(profile.usual_delay)
+}
+
+async fn wait_for_store(url: &str, pulse: &Pulse, shutdown: &Shutdown) -> anyhow::Result<Option<Arc<dyn Store>>> {
+    let mut pause = CONNECT_PAUSE_MIN;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.stopping() => return Ok(None),
+        }
+        pause = (pause * 2).min(CONNECT_PAUSE_MAX);
+        match store::connect(url).await {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) => report_unreached(pulse, error),
+        }
+    }
+}
+
+fn report_unreached(pulse: &Pulse, error: ConnectError) {
+    let problem = format!("{:#}", anyhow::Error::new(error));
+    tracing::warn!(error = problem, "the database is not reached yet");
+    pulse.down(problem);
+}

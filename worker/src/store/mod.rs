@@ -347,6 +347,14 @@ pub enum ConnectError {
     Migrate(#[from] sqlx::migrate::MigrateError),
 }
 
+impl ConnectError {
+    /// Waiting will not help: the setting is wrong, or the embedded database's file is.
+    #[must_use]
+    pub fn is_permanent(&self, url: &str) -> bool {
+        url.starts_with("sqlite:") || matches!(self, Self::Scheme(_) | Self::Url(_))
+    }
+}
+
 /// Chooses the backend by the URL's scheme, and brings its schema up to date, under a lock.
 ///
 /// # Errors
