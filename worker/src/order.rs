@@ -608,3 +608,270 @@ fn raise<T: Ord>(register: &mut Option<T>, value: Option<T>) -> bool {
 fn sum(amounts: impl Iterator<Item = i64>) -> i64 {
     amounts.fold(0, i64::saturating_add)
 }
+
+#[cfg(test)]
+mod tests {
+    use paybell_shared::event::{EventKey, PaymentFact, Source};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn eur(minor: i64) -> Money {
+        Money::new(minor, Currency::parse("EUR").unwrap())
+    }
+
+    fn event(at_s: i64, payment_id: &str, fact: Fact) -> PaymentEvent {
+        PaymentEvent {
+            key: EventKey { psp: "stripe".into(), account: "default".into(), event_id: format!("evt_{at_s}_{payment_id}") },
+            event_type: String::new(),
+            occurred_at: Timestamp::from_seconds(at_s),
+            source: Source::Webhook,
+            mode: None,
+            references: Vec::new(),
+            payment_id: payment_id.to_owned(),
+            version: FactVersion::Time(at_s * 1000),
+            fact,
+        }
+    }
+
+    fn payment(state: PaymentState) -> Fact {
+        Fact::Payment(PaymentFact::new(state))
+    }
+
+    fn captured(minor: i64) -> Fact {
+        Fact::Payment(PaymentFact { captured: Some(eur(minor)), capture_final: true, ..PaymentFact::new(PaymentState::Captured) })
+    }
+
+    fn failed(attempt: &str, code: &str) -> Fact {
+        Fact::Payment(PaymentFact {
+            attempt: Some(attempt.to_owned()),
+            failure: Some(Failure { code: code.to_owned(), message: String::new() }),
+            ..PaymentFact::new(PaymentState::Failed)
+        })
+    }
+
+    fn refund(id: &str, state: RefundState, minor: i64) -> Fact {
+        Fact::Refund { id: id.to_owned(), state, amount: eur(minor), created: None }
+    }
+
+    fn dispute(state: DisputeState, minor: i64) -> Fact {
+        Fact::Dispute { id: "dp_1".to_owned(), state, amount: eur(minor) }
+    }
+
+    /// An order that expects 49.99 EUR, after these facts, one a second.
+    fn order_of(facts: &[(&str, Fact)]) -> Registers {
+        let mut registers = Registers { expected: Some(eur(4999)), ..Registers::default() };
+        for (second, (payment_id, fact)) in facts.iter().enumerate() {
+            registers.join(&event(i64::try_from(second).unwrap(), payment_id, fact.clone()), false);
+        }
+        registers
+    }
+
+    #[track_caller]
+    fn check(facts: &[(&str, Fact)], status: OrderStatus, amounts: (i64, i64, i64)) {
+        let view = order_of(facts).view();
+        assert_eq!((view.status, (view.captured, view.refunded, view.disputed)), (status, amounts), "{view:#?}");
+    }
+
+    #[test]
+    fn what_facts_amount_to() {
+        use OrderStatus as O;
+        use PaymentState as P;
+        let total = |minor| Fact::RefundTotal { amount: eur(minor) };
+        check(&[], O::Pending, (0, 0, 0));
+        check(&[("a", payment(P::Pending))], O::Pending, (0, 0, 0));
+        check(&[("a", payment(P::Failed))], O::Failed, (0, 0, 0));
+        check(&[("a", failed("ch_1", "x")), ("a", captured(4999))], O::Paid, (4999, 0, 0));
+        check(&[("a", captured(4999)), ("a", failed("ch_1", "x"))], O::Paid, (4999, 0, 0));
+        check(&[("a", captured(4999)), ("b", failed("ch_2", "x"))], O::Paid, (4999, 0, 0));
+        check(&[("a", payment(P::Failed)), ("b", payment(P::Pending))], O::Pending, (0, 0, 0));
+        check(&[("a", payment(P::Authorized)), ("a", payment(P::Canceled))], O::Canceled, (0, 0, 0));
+        check(&[("a", payment(P::Authorized)), ("a", payment(P::AuthorizationExpired))], O::Expired, (0, 0, 0));
+        check(&[("a", payment(P::Expired)), ("a", captured(4999))], O::Paid, (4999, 0, 0));
+        // a total and the single refund that it sums up are one truth, whichever comes first
+        let single = refund("re_1", RefundState::Succeeded, 1000);
+        check(&[("a", captured(4999)), ("a", single.clone()), ("a", total(1000))], O::PartiallyRefunded, (4999, 1000, 0));
+        check(&[("a", captured(4999)), ("a", total(1000))], O::PartiallyRefunded, (4999, 1000, 0));
+        check(&[("a", captured(4999)), ("a", single.clone()), ("a", total(4999))], O::Refunded, (4999, 4999, 0));
+        // refund failed after it had succeeded: the money is the merchant's again
+        let undone = refund("re_1", RefundState::Failed, 1000);
+        check(&[("a", captured(4999)), ("a", single), ("a", total(1000)), ("a", undone)], O::Paid, (4999, 0, 0));
+        // a pending refund is counted by the total, but not refunded
+        let pending = refund("re_1", RefundState::Pending, 1000);
+        check(&[("a", captured(4999)), ("a", pending), ("a", total(1000))], O::Paid, (4999, 0, 0));
+        // disputes
+        check(&[("a", captured(4999)), ("a", dispute(DisputeState::Inquiry, 4999))], O::Paid, (4999, 0, 0));
+        check(&[("a", captured(4999)), ("a", dispute(DisputeState::Open, 4999))], O::Disputed, (4999, 0, 4999));
+        let won = [("a", captured(4999)), ("a", dispute(DisputeState::Open, 4999)), ("a", dispute(DisputeState::Won, 4999))];
+        check(&won, O::Paid, (4999, 0, 0));
+        let reopened = [won.as_slice(), &[("a", dispute(DisputeState::Open, 4999))]].concat();
+        check(&reopened, O::Disputed, (4999, 0, 4999));
+        let lost = [reopened.as_slice(), &[("a", dispute(DisputeState::Lost, 4999))]].concat();
+        check(&lost, O::ChargedBack, (4999, 0, 4999));
+        // less than expected: may still come, or not
+        let open_capture = Fact::Payment(PaymentFact {
+            authorized: Some(eur(4999)),
+            captured: Some(eur(2000)),
+            ..PaymentFact::new(P::Captured)
+        });
+        check(&[("a", open_capture)], O::PartiallyPaid, (2000, 0, 0));
+        check(&[("a", captured(2000))], O::UnderReview, (2000, 0, 0));
+        check(&[("a", captured(2000)), ("b", captured(2999))], O::Paid, (4999, 0, 0));
+        check(&[("a", captured(5000))], O::UnderReview, (5000, 0, 0));
+    }
+
+    #[test]
+    fn a_refund_heard_of_after_the_total_that_counts_it_is_not_added() {
+        let mut registers = order_of(&[("a", captured(4999))]);
+        registers.join(&event(10, "a", Fact::RefundTotal { amount: eur(1000) }), false);
+        let created = Some(Timestamp::from_seconds(9));
+        let late = Fact::Refund { id: "re_1".to_owned(), state: RefundState::Succeeded, amount: eur(1000), created };
+        registers.join(&event(12, "a", late), false);
+        assert_eq!(registers.view().refunded, 1000);
+        // one made after the total is not part of it
+        let created = Some(Timestamp::from_seconds(11));
+        let newer = Fact::Refund { id: "re_2".to_owned(), state: RefundState::Succeeded, amount: eur(500), created };
+        registers.join(&event(13, "a", newer), false);
+        assert_eq!(registers.view().refunded, 1500);
+    }
+
+    #[test]
+    fn money_that_does_not_fit_never_pays() {
+        let foreign = |change: &dyn Fn(&mut PaymentEvent), foreign_mode| {
+            let mut registers = Registers { expected: Some(eur(4999)), ..Registers::default() };
+            registers.add_account(&"stripe".into(), &"default".into());
+            let mut event = event(1, "a", captured(4999));
+            change(&mut event);
+            registers.join(&event, foreign_mode);
+            let view = registers.view();
+            (view.status, view.review, view.captured)
+        };
+        let under_review = |reason| (OrderStatus::UnderReview, Some(reason), 0);
+        assert_eq!(foreign(&|_| {}, false), (OrderStatus::Paid, None, 4999));
+        assert_eq!(foreign(&|_| {}, true), under_review(ReviewReason::ModeMismatch));
+        assert_eq!(foreign(&|event| event.key.account = "other".into(), false), under_review(ReviewReason::AccountMismatch));
+        let in_yen = |event: &mut PaymentEvent| {
+            let yen = Money::new(4999, Currency::parse("JPY").unwrap());
+            event.fact = Fact::Payment(PaymentFact { captured: Some(yen), ..PaymentFact::new(PaymentState::Captured) });
+        };
+        assert_eq!(foreign(&in_yen, false), under_review(ReviewReason::CurrencyMismatch));
+    }
+
+    #[test]
+    fn the_last_failure_is_the_latest_by_the_psps_clock() {
+        let facts = [("a", failed("ch_1", "first")), ("a", failed("ch_2", "second"))];
+        assert_eq!(order_of(&facts).view().last_failure.unwrap().code, "second");
+        let mut reversed = Registers::default();
+        reversed.join(&event(1, "a", facts[1].1.clone()), false);
+        reversed.join(&event(0, "a", facts[0].1.clone()), false);
+        assert_eq!(reversed.view().last_failure.unwrap().code, "second");
+    }
+
+    #[test]
+    fn joining_says_whether_it_added_something() {
+        let mut registers = Registers::default();
+        assert!(registers.join(&event(1, "a", captured(4999)), false));
+        assert!(!registers.join(&event(1, "a", captured(4999)), false), "the same again");
+        assert!(!registers.join(&event(0, "a", payment(PaymentState::Pending)), false), "a lower rank");
+        assert!(registers.join(&event(2, "a", refund("re_1", RefundState::Pending, 1)), false));
+        assert!(!registers.join(&event(3, "a", refund("re_1", RefundState::Pending, 1)), false), "confirmed later");
+        assert!(registers.join(&event(4, "a", refund("re_1", RefundState::Succeeded, 1)), false));
+        assert!(registers.join(&event(5, "a", captured(4999)), true), "now of a foreign mode");
+    }
+
+    #[test]
+    fn registers_survive_storage() {
+        let registers = order_of(&[
+            ("a", failed("ch_1", "x")),
+            ("a", captured(4999)),
+            ("a", refund("re_1", RefundState::Succeeded, 1)),
+            ("a", dispute(DisputeState::Open, 1)),
+        ]);
+        let stored = serde_json::to_string(&registers).unwrap();
+        assert_eq!(serde_json::from_str::<Registers>(&stored).unwrap(), registers);
+    }
+
+    fn any_fact() -> impl Strategy<Value = Fact> {
+        let amount = prop::sample::select(vec![1, 500, 2000, 4999, 5000]).prop_map(eur);
+        let yen = Just(Money::new(4999, Currency::parse("JPY").unwrap()));
+        let money = prop_oneof![9 => amount, 1 => yen].boxed();
+        let id = prop::sample::select(vec!["x", "y"]).prop_map(str::to_owned).boxed();
+        let state = prop::sample::select(vec![
+            PaymentState::Pending,
+            PaymentState::Failed,
+            PaymentState::Expired,
+            PaymentState::Authorized,
+            PaymentState::AuthorizationExpired,
+            PaymentState::Canceled,
+            PaymentState::Captured,
+        ]);
+        let failure = prop::option::of(
+            prop::sample::select(vec!["a", "b"]).prop_map(|code| Failure { code: code.into(), message: String::new() }),
+        );
+        let parts = (
+            state,
+            prop::option::of(id.clone()),
+            prop::option::of(money.clone()),
+            prop::option::of(money.clone()),
+            any::<bool>(),
+            failure,
+        );
+        let payment = parts.prop_map(|(state, attempt, authorized, captured, capture_final, failure)| {
+            Fact::Payment(PaymentFact { state, attempt, authorized, captured, capture_final, failure })
+        });
+        let capture_state = prop::sample::select(vec![CaptureState::Pending, CaptureState::Succeeded, CaptureState::Failed]);
+        let refund_state = prop::sample::select(vec![RefundState::Pending, RefundState::Succeeded, RefundState::Failed]);
+        let dispute_state =
+            prop::sample::select(vec![DisputeState::Inquiry, DisputeState::Open, DisputeState::Won, DisputeState::Lost]);
+        let created = prop::option::of((0_i64..5).prop_map(Timestamp::from_seconds));
+        prop_oneof![
+            4 => payment,
+            1 => (id.clone(), capture_state, money.clone()).prop_map(|(id, state, amount)| Fact::Capture { id, state, amount }),
+            2 => (id.clone(), refund_state, money.clone(), created)
+                .prop_map(|(id, state, amount, created)| Fact::Refund { id, state, amount, created }),
+            1 => money.clone().prop_map(|amount| Fact::RefundTotal { amount }),
+            1 => (id, dispute_state, money).prop_map(|(id, state, amount)| Fact::Dispute { id, state, amount }),
+        ]
+    }
+
+    /// An order of arrival with some arrivals doubled, beside the events in their own order.
+    fn any_history() -> impl Strategy<Value = (Vec<(PaymentEvent, bool)>, Vec<usize>)> {
+        let one = (0_i64..5, prop::sample::select(vec!["a", "b"]), any_fact(), prop::bool::weighted(0.05));
+        prop::collection::vec(one, 0..8).prop_flat_map(|parts| {
+            let events: Vec<(PaymentEvent, bool)> =
+                parts.into_iter().map(|(at_s, payment_id, fact, foreign)| (event(at_s, payment_id, fact), foreign)).collect();
+            let all: Vec<usize> = (0..events.len()).collect();
+            let doubled =
+                if all.is_empty() { Just(Vec::new()).boxed() } else { prop::collection::vec(0..all.len(), 0..6).boxed() };
+            let arrival = doubled.prop_map(move |doubled| [all.clone(), doubled].concat()).prop_shuffle();
+            (Just(events), arrival)
+        })
+    }
+
+    fn join_all<'a>(events: impl IntoIterator<Item = &'a (PaymentEvent, bool)>) -> Registers {
+        let mut registers = Registers { expected: Some(eur(4999)), ..Registers::default() };
+        for (event, foreign_mode) in events {
+            registers.join(event, *foreign_mode);
+        }
+        registers
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        /// Invariant I4: the set decides, not order, number or route.
+        #[test]
+        fn any_order_of_arrival_with_any_duplicates_ends_the_same((events, arrival) in any_history()) {
+            let in_order = join_all(&events);
+            let shuffled = join_all(arrival.iter().map(|index| &events[*index]));
+            prop_assert_eq!(in_order.view(), shuffled.view());
+            prop_assert_eq!(in_order, shuffled);
+        }
+
+        #[test]
+        fn amounts_are_never_negative((events, _) in any_history()) {
+            let view = join_all(&events).view();
+            prop_assert!(view.captured >= 0 && view.refunded >= 0 && view.disputed >= 0 && view.authorized >= view.captured);
+        }
+    }
+}
