@@ -1,0 +1,36 @@
+//! Benchmarks: each prints ratios against a yardstick that is measured in the same run, on the same machine.
+
+pub mod ack;
+mod load;
+mod publisher;
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// What one measurement saw.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    pub per_second: f64,
+    pub p50_ms: f64,
+    pub p99_ms: f64,
+    /// What was refused or failed; anything but 0 makes the figures worthless.
+    pub failed: u64,
+}
+
+impl Measured {
+    /// `latencies` in microseconds.
+    fn new(latencies_us: &Histogram<u64>, failed: u64, elapsed: Duration) -> Self {
+        // Exact up to 2^53 of anything that is counted here.
+        #[expect(clippy::cast_precision_loss, reason = "a benchmark's counts stay far below 2^52")]
+        let (count, at) = (latencies_us.len() as f64, |quantile| latencies_us.value_at_quantile(quantile) as f64 / 1000.0);
+        Self { per_second: count / elapsed.as_secs_f64(), p50_ms: at(0.5), p99_ms: at(0.99), failed }
+    }
+}
+
+/// The middle one by rate, of an odd number of runs.
+fn median(mut runs: Vec<Measured>) -> Measured {
+    runs.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+    runs.swap_remove(runs.len() / 2)
+}
