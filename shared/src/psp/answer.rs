@@ -16,9 +16,8 @@ use crate::clock::Timestamp;
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// The date form that HTTP senders use (RFC 9110, 5.6.7).
-const IMF_FIXDATE: StaticFormatDescription = format_description!(
-    "[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT"
-);
+const IMF_FIXDATE: StaticFormatDescription =
+    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
 /// The body of an answer that answers. `asked_at` stands in for a missing `Date`.
 ///

@@ -10,6 +10,8 @@ mod json;
 mod signature;
 pub mod standard_webhooks;
 pub mod stripe;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -32,8 +32,8 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use bytes::Bytes;
 use http::{Request, Response};
 use ring::signature::{ED25519, UnparsedPublicKey};
@@ -182,11 +182,7 @@ impl Psp for StandardWebhooks {
         let payment_id = data.name("payment_id")?;
         let fact = fact(kind, &data)?;
         Ok(vec![PaymentEvent {
-            key: EventKey {
-                psp: account.psp_id.clone(),
-                account: account.name.clone(),
-                event_id: envelope.webhook_id.clone(),
-            },
+            key: EventKey { psp: account.psp_id.clone(), account: account.name.clone(), event_id: envelope.webhook_id.clone() },
             event_type: event_type.to_owned(),
             occurred_at,
             source: Source::Webhook,
@@ -409,5 +405,131 @@ fn mode(data: &Node<'_>) -> Result<Option<Mode>, Problem> {
             Some("test") => Ok(Some(Mode::Test)),
             _ => Err(mode.problem("neither live nor test")),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+
+    use super::super::tests::{account, verify};
+    use super::*;
+
+    const KEY: &[u8; 32] = b"test-standard-webhooks-key-0001!";
+    const TIME: &str = "1790000000";
+    const BODY: &[u8] = br#"{"type":"payment.pending"}"#;
+
+    fn secret(key: &[u8]) -> String {
+        format!("whsec_{}", STANDARD.encode(key))
+    }
+
+    fn mac(id: &str, body: &[u8]) -> String {
+        STANDARD.encode(signature::hmac_sha256(KEY, &[id.as_bytes(), b".", TIME.as_bytes(), b".", body]))
+    }
+
+    fn headers(id: &str, signature: &str) -> HeaderMap {
+        let pairs = [(ID, id), (TIMESTAMP, TIME), (SIGNATURE, signature)];
+        pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).into_iter().collect()
+    }
+
+    fn reason(secrets: &[&str], headers: &HeaderMap) -> &'static str {
+        verify(&StandardWebhooks, secrets, headers, BODY).map_or_else(|rejection| rejection.reason(), |_| "accepted")
+    }
+
+    #[test]
+    fn the_header_is_a_list_of_which_one_must_match() {
+        let secret = secret(KEY);
+        let good = mac("msg_1", BODY);
+        let other = STANDARD.encode([0; 32]);
+        for (signatures, expected) in [
+            (format!("v1,{good}"), "accepted"),
+            (format!("v1,{other} v1,{good}"), "accepted"),
+            (format!("v2,{other} v1a,{good} v1,{good}"), "accepted"),
+            (format!("v1,@@ v1,{good}"), "accepted"),
+            (format!("v2,{good}"), "no_usable_signature"),
+            (format!("V1,{good}"), "no_usable_signature"),
+            (format!("v1a,{good}"), "signature_mismatch"),
+            (format!("v1,{}", good.trim_end_matches('=')), "signature_mismatch"),
+            (format!("v1,{good}="), "signature_mismatch"),
+            (format!("v1,{good},x"), "signature_mismatch"),
+            ("v1,".to_owned(), "signature_mismatch"),
+            (format!("v1,{good}  v1,{good}"), "malformed_header"),
+            (format!("v1,{good} x"), "malformed_header"),
+            (format!("v1={good}"), "malformed_header"),
+            (vec![format!("v1,{good}"); SIGNATURES_MAX + 1].join(" "), "malformed_header"),
+        ] {
+            assert_eq!(reason(&[&secret], &headers("msg_1", &signatures)), expected, "{signatures}");
+        }
+    }
+
+    #[test]
+    fn one_signature_has_one_reading() {
+        // Without the rule about dots these are the same signed bytes, cut at another place.
+        let secret = secret(KEY);
+        let inner = br#"{"a":"x.1790000000.y"}"#;
+        let mac = mac("msg_1", inner);
+        let accepted = |id: &str, body: &[u8]| verify(&StandardWebhooks, &[&secret], &headers(id, &format!("v1,{mac}")), body);
+        assert!(accepted("msg_1", inner).is_ok());
+        let cut = accepted(r#"msg_1.1790000000.{"a":"x"#, br#"y"}"#).unwrap_err();
+        assert_eq!(cut.reason(), "malformed_header");
+        for id in ["a b", "a.b", "", &"a".repeat(256)] {
+            assert_eq!(reason(&[&secret], &headers(id, "v1,x")), "malformed_header", "{id:?}");
+        }
+    }
+
+    #[test]
+    fn public_and_shared_keys_may_stand_in_one_list() {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let public = format!("whpk_{}", STANDARD.encode(pair.public_key()));
+        let shared = secret(KEY);
+        let message = [b"msg_1.", TIME.as_bytes(), b".", BODY].concat();
+        let signed = STANDARD.encode(pair.sign(&message));
+        let by_public = headers("msg_1", &format!("v1a,{signed}"));
+        let by_shared = headers("msg_1", &format!("v1,{}", mac("msg_1", BODY)));
+        for secrets in [[&*public, &*shared], [&*shared, &*public]] {
+            assert_eq!((reason(&secrets, &by_public), reason(&secrets, &by_shared)), ("accepted", "accepted"));
+        }
+        assert_eq!(
+            (reason(&[&shared], &by_public), reason(&[&public], &by_shared)),
+            ("signature_mismatch", "signature_mismatch")
+        );
+        // A public key is no secret: it must not serve as one.
+        let forged = signature::hmac_sha256(pair.public_key().as_ref(), &[&message]);
+        assert_eq!(reason(&[&public], &headers("msg_1", &format!("v1,{}", STANDARD.encode(forged)))), "signature_mismatch");
+        assert_eq!(reason(&["whsec_short", &shared], &by_shared), "accepted", "one broken secret does not silence the others");
+        assert_eq!(reason(&["whsec_short"], &by_shared), "setting");
+    }
+
+    #[test]
+    fn secrets_are_judged_at_their_limits() {
+        let check = |secret: &str| StandardWebhooks.check(&account(&StandardWebhooks, &[secret])).is_ok();
+        for length in [24, 25, 26, 32, 63, 64] {
+            let padded = secret(&vec![7; length]);
+            assert!(
+                check(&padded) && check(padded.trim_end_matches('=')) && check(padded.strip_prefix("whsec_").unwrap()),
+                "{length}"
+            );
+        }
+        for bad in
+            [secret(&[7; 23]), secret(&[7; 65]), secret(&[7; 66]), secret(&[7; 67]), "whsec_".to_owned(), "whsec_@@@@".to_owned()]
+        {
+            assert!(!check(&bad), "{bad}");
+        }
+        let key = STANDARD.encode([7; 32]);
+        assert!(check(&format!("whpk_{key}")) && check(&format!("whpk_{}", key.trim_end_matches('='))));
+        for bad in
+            [format!("whsk_{key}"), format!("whpk_{}", STANDARD.encode([7; 31])), format!("whpk_{}", STANDARD.encode([7; 33]))]
+        {
+            assert!(!check(&bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn there_is_nobody_to_ask() {
+        let account = account(&StandardWebhooks, &[&secret(KEY)]);
+        assert_eq!(StandardWebhooks.status_request("pay_1", None, &account).unwrap_err(), AskError::Unsupported);
+        assert_eq!(StandardWebhooks.events_request(Timestamp::default(), None, &account).unwrap_err(), AskError::Unsupported);
+        assert_eq!(StandardWebhooks.endpoints_request(None, &account).unwrap_err(), AskError::Unsupported);
     }
 }

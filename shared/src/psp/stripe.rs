@@ -50,6 +50,8 @@ const API_VERSION: &str = "2026-10-28.endive";
 const PAGE: usize = 100;
 /// The longest of Stripe's ids (docs.stripe.com/upgrades: at most 255 characters).
 const ID_BYTES_MAX: usize = 255;
+/// The end of the year 9999: a time beyond it is a mistake, and as a version it would stand above every later truth.
+const CREATED_MAX_S: i64 = 253_402_300_799;
 /// The most of a failure's message that is kept, in characters.
 const MESSAGE_CHARS_MAX: usize = 500;
 
@@ -512,7 +514,8 @@ fn session_fact<'a>(event_type: &str, session: &Node<'a>) -> Result<(&'a str, Fa
 
 /// Every name under which the object's order may be known.
 fn references(object: &Node<'_>, payment_id: &str, account: &Account) -> Result<Vec<Reference>, Problem> {
-    let order = account.order_reference.as_ref().map_or_else(|| object.name_at(&["metadata", "order_id"]), |path| object.name_at(path));
+    let order =
+        account.order_reference.as_ref().map_or_else(|| object.name_at(&["metadata", "order_id"]), |path| object.name_at(path));
     let mut references: Vec<Reference> = order.map(|order| Reference::new(ReferenceKind::Order, order)).into_iter().collect();
     references.push(Reference::new(ReferenceKind::Payment, payment_id));
     let own = match object.text("object") {
@@ -572,8 +575,8 @@ fn mode(object: &Node<'_>) -> Result<Option<Mode>, Problem> {
 
 fn created(event: &Node<'_>) -> Result<Timestamp, Problem> {
     let seconds = event.integer("created")?;
-    if seconds < 0 {
-        return Err(event.required("created")?.problem("a negative time"));
+    if !(0..=CREATED_MAX_S).contains(&seconds) {
+        return Err(event.required("created")?.problem("not a time"));
     }
     Ok(Timestamp::from_seconds(seconds))
 }
@@ -754,4 +757,291 @@ fn bearer(key: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
     value.set_sensitive(true);
     Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{NOW_S, account};
+    use super::*;
+    use crate::event::Fact;
+
+    const SECRET: &str = "whsec_Test7Qb1mZx0aVYtqk3RjU2eNw5pLs8dHfGc";
+    const BODY: &[u8] = br#"{"id":"evt_1","type":"payment_intent.created"}"#;
+    const ANSWERED: &str = "Mon, 21 Sep 2026 14:13:25 GMT";
+
+    fn verify(signature: &str) -> Result<Verified, Rejection> {
+        let headers =
+            [(http::HeaderName::from_static(SIGNATURE), HeaderValue::from_str(signature).unwrap())].into_iter().collect();
+        super::super::tests::verify(&Stripe, &[SECRET], &headers, BODY)
+    }
+
+    fn mac(time: &str) -> String {
+        hex::encode(signature::hmac_sha256(SECRET.as_bytes(), &[time.as_bytes(), b".", BODY]))
+    }
+
+    #[test]
+    fn the_header_has_one_grammar() {
+        let good = mac("1790000000");
+        let other = "0".repeat(64);
+        for header in [
+            format!("t=1790000000,v1={good}"),
+            format!("v1={good},t=1790000000"),
+            format!("t=1790000000,v1={other},v1={good}"),
+            format!("t=1790000000,v1={good},v1={other},v0={other},v9=anything"),
+            format!("t=1790000000,v1=short,v1={good}"),
+        ] {
+            assert!(verify(&header).is_ok(), "{header}");
+        }
+        let many = format!(",v1={good}").repeat(SIGNATURES_MAX + 1);
+        for (header, reason) in [
+            (format!("t=1790000000,t=1790000000,v1={good}"), "malformed_header"),
+            (format!("t=01790000000,v1={}", mac("01790000000")), "malformed_header"),
+            (format!("t=+1790000000,v1={}", mac("+1790000000")), "malformed_header"),
+            (format!("t=,v1={}", mac("")), "malformed_header"),
+            (format!("v1={good}"), "malformed_header"),
+            (format!("t=1790000000, v1={good}"), "malformed_header"),
+            (format!("t=1790000000,v1={good},"), "malformed_header"),
+            (format!("t=1790000000,v1={good},x"), "malformed_header"),
+            (format!("t=1790000000,v1={good},=x"), "malformed_header"),
+            (format!("t=1790000000,v1={}", good.to_uppercase()), "malformed_header"),
+            (format!("t=1790000000,v1={good}00"), "malformed_header"),
+            (format!("t=1790000000{many}"), "malformed_header"),
+            (format!("t=1790000000,v0={good}"), "no_usable_signature"),
+            (format!("t=1790000000,V1={good}"), "no_usable_signature"),
+            ("t=1790000000".to_owned(), "no_usable_signature"),
+            (format!("t=1790000000,v1={other}"), "signature_mismatch"),
+            (format!("t=1790000001,v1={good}"), "signature_mismatch"),
+        ] {
+            assert_eq!(verify(&header).unwrap_err().reason(), reason, "{header}");
+        }
+    }
+
+    #[test]
+    fn a_webhook_without_a_usable_id_is_named_by_its_body() {
+        for (body, id, event_type) in [
+            (r#"{"id":"evt_1","type":"x.y","data":{"id":"other"}}"#, Some("evt_1"), Some("x.y")),
+            (r#"{"type":"x.y"}"#, None, Some("x.y")),
+            (r#"{"id":"","type":"x.y"}"#, None, Some("x.y")),
+            (r#"{"id":"a\u0007","type":"x.y"}"#, None, Some("x.y")),
+            (r#"{"id":7,"type":"x.y"}"#, None, None),
+            (r#"{"id":"evt_1","id":"evt_2","type":"x.y"}"#, None, None),
+            (r#"{"id":"evt_1""#, None, None),
+            ("not json", None, None),
+        ] {
+            let head = Head::read(body.as_bytes());
+            assert_eq!((head.id.as_deref(), head.event_type.as_deref()), (id, event_type), "{body}");
+            let envelope = super::super::tests::envelope(&Stripe, body.as_bytes());
+            let expected = id.map_or_else(|| signature::body_id(body.as_bytes()), str::to_owned);
+            assert_eq!(envelope.webhook_id, expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_swept_types_are_those_that_are_translated() {
+        for swept in SWEPT_TYPES {
+            assert!(matches!(Family::of(swept), Ok(Some(_))), "{swept}");
+        }
+    }
+
+    #[test]
+    fn an_api_key_or_a_broken_url_is_refused_at_start() {
+        let setting = |change: fn(&mut Account)| {
+            let mut account = account(&Stripe, &[SECRET]);
+            change(&mut account);
+            Stripe.check(&account).map_err(|error| error.setting)
+        };
+        assert_eq!(setting(|_| ()), Ok(()));
+        assert_eq!(setting(|account| account.keys.secrets.push(crate::secret::Secret::new("x", "sk_test_1"))), Err("secrets"));
+        assert_eq!(setting(|account| account.api.key = Some(crate::secret::Secret::new("x", "a b"))), Err("api_key"));
+        assert_eq!(setting(|account| account.api.url = Some("http://127.0.0.1:4242/stripe".to_owned())), Ok(()));
+        for bad in ["", "api.stripe.com", "ftp://api.stripe.com", "https://x?y=", "/v1"] {
+            let mut account = account(&Stripe, &[SECRET]);
+            account.api.url = Some(bad.to_owned());
+            assert_eq!(Stripe.check(&account).map_err(|error| error.setting), Err("api_url"), "{bad}");
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ questions
+
+    #[test]
+    fn questions_are_asked_as_stripe_reads_them() {
+        let mut account = account(&Stripe, &[SECRET]);
+        let asked = |request: Result<Request<Bytes>, AskError>| request.unwrap().uri().to_string();
+        let status = |cursor| asked(Stripe.status_request("pi_3PbA", cursor, &account));
+        assert_eq!(status(None), "https://api.stripe.com/v1/payment_intents/pi_3PbA");
+        assert_eq!(
+            status(Some("refunds:re_9")),
+            "https://api.stripe.com/v1/refunds?payment_intent=pi_3PbA&expand[]=data.charge&limit=100&starting_after=re_9"
+        );
+        assert_eq!(status(Some("disputes")), "https://api.stripe.com/v1/disputes?payment_intent=pi_3PbA&limit=100");
+        let events = asked(Stripe.events_request(Timestamp::from_millis(1_789_999_999_999), Some("evt_9"), &account));
+        assert!(events.starts_with("https://api.stripe.com/v1/events?created[gte]=1789999999&types[]=payment_intent.created&"));
+        assert!(events.ends_with("&limit=100&starting_after=evt_9"));
+        assert_eq!(events.matches("types[]=").count(), 20);
+
+        account.api.url = Some("http://127.0.0.1:4242".to_owned());
+        let request = Stripe.endpoints_request(None, &account).unwrap();
+        assert_eq!(request.uri(), "http://127.0.0.1:4242/v1/webhook_endpoints?limit=100");
+        assert_eq!(request.headers()["stripe-version"], API_VERSION);
+        assert_eq!(request.headers()[AUTHORIZATION], "Bearer sk_test_invented");
+        assert!(!format!("{request:?}").contains("sk_test_invented"), "the key shows in a log");
+
+        account.api.key = None;
+        assert_eq!(Stripe.status_request("pi_1", None, &account).unwrap_err(), AskError::Missing("api_key"));
+    }
+
+    #[test]
+    fn nothing_but_an_id_enters_a_url() {
+        let account = account(&Stripe, &[SECRET]);
+        let long = format!("pi_{}", "a".repeat(253));
+        for id in ["", "pi_", "ch_1", "pi_1/../x", "pi_1?x", "pi_1%2e", "pi_é", "pi_1 ", &long] {
+            assert_eq!(Stripe.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
+        }
+        for cursor in ["", "refunds:", "refunds:x", "refunds:re_1&x=y", "disputes:dp_1#", "charges", "refunds:re_1:re_2"] {
+            assert_eq!(
+                Stripe.status_request("pi_1", Some(cursor), &account).unwrap_err(),
+                AskError::MalformedId(cursor.to_owned())
+            );
+        }
+        for cursor in ["", "evt", "evt_1&x"] {
+            assert!(Stripe.events_request(Timestamp::default(), Some(cursor), &account).is_err());
+            assert!(Stripe.endpoints_request(Some(cursor), &account).is_err());
+        }
+    }
+
+    // -------------------------------------------------------------------------------------------------- answers
+
+    fn response(body: &[u8]) -> Response<Bytes> {
+        Response::builder().header("date", ANSWERED).body(Bytes::copy_from_slice(body)).unwrap()
+    }
+
+    fn asked(cursor: Option<&str>) -> Asked<'_> {
+        Asked { payment_id: "pi_3PbA", cursor, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" }
+    }
+
+    fn read_status(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
+        Stripe.read_status(&asked(cursor), &response(body), &account(&Stripe, &[SECRET]))
+    }
+
+    #[test]
+    fn answers_read_as_recorded() {
+        let intent = read_status(None, include_bytes!("fixtures/stripe/answers/intent.json")).unwrap();
+        let refunds = read_status(Some("refunds"), include_bytes!("fixtures/stripe/answers/refunds.json")).unwrap();
+        let disputes = read_status(Some("disputes"), include_bytes!("fixtures/stripe/answers/disputes.json")).unwrap();
+        for (name, answer, next) in
+            [("intent", intent, Some("refunds")), ("refunds", refunds, Some("disputes")), ("disputes", disputes, None)]
+        {
+            assert_eq!(answer.next.as_deref(), next, "{name}");
+            insta::assert_json_snapshot!(format!("stripe-answer-{name}"), answer.events);
+        }
+        let endpoints = Stripe.read_endpoints(&response(include_bytes!("fixtures/stripe/answers/endpoints.json"))).unwrap();
+        assert_eq!(endpoints.next, None);
+        insta::assert_json_snapshot!("stripe-answer-endpoints", endpoints.endpoints);
+    }
+
+    #[test]
+    fn listed_events_are_the_webhooks_events() {
+        let account = account(&Stripe, &[SECRET]);
+        let body = include_bytes!("fixtures/stripe/answers/events.json");
+        let answer = Stripe.read_events(&asked(None), &response(body), &account).unwrap();
+        let listed: Vec<&str> = answer.events.iter().map(|event| event.event_type.as_str()).collect();
+        assert_eq!(listed, ["charge.refunded", "payment_intent.succeeded"]);
+        assert_eq!(answer.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
+        assert_eq!(
+            answer.unread[0].error,
+            TranslateError::Unintelligible {
+                reason: "not an integer",
+                pointer: "/data/2/data/object/amount_received".to_owned()
+            }
+        );
+        assert_eq!(answer.next.as_deref(), Some(answer.events[1].key.event_id.as_str()));
+
+        let sent = super::super::tests::fixtures(&Stripe);
+        let (_, sent) = sent.iter().find(|(name, _)| name == "charge.refunded.partial").unwrap();
+        let sent = &Stripe.translate(&super::super::tests::envelope(&Stripe, sent), &account).unwrap()[0];
+        assert_eq!((&sent.key, sent.facts_sha256()), (&answer.events[0].key, answer.events[0].facts_sha256()));
+        assert_eq!((sent.source, answer.events[0].source), (Source::Webhook, Source::Reconciliation));
+    }
+
+    #[test]
+    fn a_status_is_a_state_and_an_unknown_one_is_pending() {
+        let error = json!({"code": "card_declined", "decline_code": "insufficient_funds", "message": "No.", "charge": "ch_1"});
+        for (status, more, state, next) in [
+            ("requires_payment_method", json!({}), PaymentState::Pending, None),
+            ("requires_payment_method", json!({ "last_payment_error": error }), PaymentState::Failed, None),
+            ("requires_confirmation", json!({}), PaymentState::Pending, None),
+            ("requires_action", json!({ "last_payment_error": error }), PaymentState::Pending, None),
+            ("processing", json!({}), PaymentState::Pending, None),
+            ("requires_capture", json!({ "amount_capturable": 4999 }), PaymentState::Authorized, None),
+            (
+                "requires_capture",
+                json!({ "amount_capturable": 1, "amount_received": 2 }),
+                PaymentState::Captured,
+                Some("refunds"),
+            ),
+            ("succeeded", json!({ "amount_received": 4999 }), PaymentState::Captured, Some("refunds")),
+            ("canceled", json!({}), PaymentState::Canceled, None),
+            ("canceled", json!({ "cancellation_reason": "abandoned" }), PaymentState::Canceled, None),
+            ("canceled", json!({ "cancellation_reason": "expired" }), PaymentState::AuthorizationExpired, None),
+            ("canceled", json!({ "cancellation_reason": "automatic" }), PaymentState::AuthorizationExpired, None),
+            ("requires_patience", json!({ "last_payment_error": error }), PaymentState::Pending, None),
+        ] {
+            let mut intent = json!({"id": "pi_3PbA", "object": "payment_intent", "currency": "eur", "status": status});
+            intent.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let answer = read_status(None, intent.to_string().as_bytes()).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            assert_eq!((fact.state, answer.next.as_deref()), (state, next), "{intent}");
+            assert_eq!(answer.events[0].version, FactVersion::Time(1_790_000_005_000), "the answer's own time");
+        }
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_no_answer() {
+        let unintelligible =
+            |cursor: Option<&str>, body: serde_json::Value| match read_status(cursor, body.to_string().as_bytes()) {
+                Err(ReadError::Unintelligible(why)) => why,
+                other => panic!("{other:?}"),
+            };
+        let refund = |id: &str, intent: &str| json!({"id": id, "object": "refund", "amount": 1, "currency": "eur", "payment_intent": intent});
+        let mine = refund("re_1", "pi_3PbA");
+        assert!(unintelligible(None, json!({"id": "pi_other", "status": "succeeded"})).contains("another payment"));
+        for (cursor, body) in [
+            (None, json!({"object": "list", "data": [], "has_more": false})),
+            (Some("charges"), json!({})),
+            (Some("refunds"), json!({"data": [refund("re_1", "pi_other")], "has_more": false})),
+            (Some("refunds"), json!({"data": [], "has_more": true})),
+            (Some("refunds"), json!({"data": [mine]})),
+            (Some("refunds:re_1"), json!({"data": [mine], "has_more": true})),
+            (Some("refunds"), json!({"data": vec![mine.clone(); PAGE + 1], "has_more": false})),
+            (Some("disputes"), json!({"data": {}, "has_more": false})),
+        ] {
+            unintelligible(cursor, body);
+        }
+        let account = account(&Stripe, &[SECRET]);
+        let empty = response(br#"{"data":[],"has_more":true}"#);
+        assert!(matches!(Stripe.read_events(&asked(None), &empty, &account), Err(ReadError::Unintelligible(_))));
+        assert!(matches!(Stripe.read_endpoints(&empty), Err(ReadError::Unintelligible(_))));
+        assert!(matches!(read_status(None, b"<html>"), Err(ReadError::Unintelligible(_))));
+    }
+
+    #[test]
+    fn lists_are_followed_to_their_end() {
+        let page = |ids: &[&str], more: bool| {
+            let refund = |id: &&str| {
+                json!({"id": id, "object": "refund", "amount": 1, "currency": "eur", "payment_intent": "pi_3PbA",
+                "charge": {"id": "ch_1", "object": "charge", "amount_refunded": 3, "currency": "eur"}})
+            };
+            json!({"data": ids.iter().map(refund).collect::<Vec<_>>(), "has_more": more}).to_string()
+        };
+        let first = read_status(Some("refunds"), page(&["re_3", "re_2"], true).as_bytes()).unwrap();
+        assert_eq!((first.next.as_deref(), first.events.len()), (Some("refunds:re_2"), 2));
+        let last = read_status(Some("refunds:re_2"), page(&["re_1"], false).as_bytes()).unwrap();
+        assert_eq!(last.next.as_deref(), Some("disputes"));
+        let total = &last.events.last().unwrap();
+        assert!(matches!(total.fact, Fact::RefundTotal { amount } if amount.minor == 3), "the figure comes with the last page");
+        assert_eq!(total.key.event_id, "poll:ch_1:look-7");
+        assert_eq!(total.version, last.events[0].version);
+    }
 }
