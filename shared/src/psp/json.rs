@@ -64,14 +64,11 @@ pub(super) fn read(bytes: &[u8]) -> Result<Value<'_>, Problem> {
     let failure = RefCell::new(Failure { reason: "not JSON", trail: Vec::new() });
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = ValueSeed { depth: 0, failure: &failure }.deserialize(&mut deserializer);
-    match value.and_then(|value| deserializer.end().map(|()| value)) {
-        Ok(value) => Ok(value),
-        Err(_) => {
-            let Failure { reason, trail } = failure.into_inner();
-            let pointer = trail.iter().rev().fold(String::new(), |pointer, key| child_pointer(&pointer, key));
-            Err(Problem { reason, pointer })
-        }
-    }
+    value.and_then(|value| deserializer.end().map(|()| value)).map_err(|_| {
+        let Failure { reason, trail } = failure.into_inner();
+        let pointer = trail.iter().rev().fold(String::new(), |pointer, key| child_pointer(&pointer, key));
+        Problem { reason, pointer }
+    })
 }
 
 impl<'a> Node<'a> {

@@ -1,4 +1,4 @@
-//! Stripe: PaymentIntents, charges, refunds, disputes, Checkout.
+//! Stripe: payment intents, charges, refunds, disputes, Checkout.
 //!
 //! Sources: docs.stripe.com/webhooks, /api, and what Stripe's SDKs do (stripe-python 16, stripe-node 23), where they are
 //! not laxer than their own documentation.
@@ -115,10 +115,8 @@ impl Psp for Stripe {
                 return refuse("secrets", format!("{} is an API key; the signing secret begins with whsec_", secret.name()));
             }
         }
-        if let Some(key) = &account.api.key {
-            if bearer(key.expose()).is_none() {
-                return refuse("api_key", "is empty or has characters that no API key has".to_owned());
-            }
+        if account.api.key.as_ref().is_some_and(|key| bearer(key.expose()).is_none()) {
+            return refuse("api_key", "is empty or has characters that no API key has".to_owned());
         }
         if let Some(url) = &account.api.url {
             let absolute = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
@@ -528,10 +526,8 @@ fn references(object: &Node<'_>, payment_id: &str, account: &Account) -> Result<
     if let Some(own) = own {
         references.push(Reference::new(own, object.name("id")?));
     }
-    for key in ["charge", "latest_charge"] {
-        if let Some(charge) = id_of(object, key)? {
-            references.push(Reference::new(ReferenceKind::Charge, charge));
-        }
+    for charge in [id_of(object, "charge")?, latest_charge(object)?].into_iter().flatten() {
+        references.push(Reference::new(ReferenceKind::Charge, charge));
     }
     Ok(references)
 }
@@ -638,8 +634,8 @@ impl Look<'_> {
         let next = page.next.map(|last| format!("{REFUNDS}:{last}"));
         if next.is_none() {
             // One payment intent succeeds with one charge: any refund's charge is the one that the figure is about.
-            let charges = page.items.iter().filter_map(|refund| refund.optional("charge"));
-            if let Some(charge) = charges.filter(|charge| charge.as_text().is_none()).last() {
+            let charge = page.items.iter().find_map(|refund| refund.optional("charge"));
+            if let Some(charge) = charge.filter(|charge| charge.as_text().is_none()) {
                 events.push(self.event(&charge, Fact::RefundTotal { amount: charge.money("amount_refunded")? })?);
             }
         }
@@ -699,10 +695,10 @@ impl<'a> Page<'a> {
             return Err(list.problem("a page that repeats its cursor"));
         }
         let more = list.optional_bool("has_more")?.ok_or_else(|| list.problem("a list that does not say whether it ends"))?;
-        let next = match ids.last() {
+        let next = match ids.last().copied() {
             None if more => return Err(list.problem("an empty page with more to come")),
-            Some(last) if more && !is_stripe_id(last) => return Err(list.problem("an id that is no cursor")),
-            last => last.copied().filter(|_| more),
+            Some(id) if more && !is_stripe_id(id) => return Err(list.problem("an id that is no cursor")),
+            id => id.filter(|_| more),
         };
         Ok(Self { items, ids, next })
     }

@@ -255,7 +255,7 @@ fn the_order_is_found_where_the_setting_says() {
         assert_eq!(orders(Some(path), body), ["A 7"]);
         assert_eq!(orders(None, body), ["B"]);
         assert_eq!(orders(Some("nowhere.at.all"), body), [""; 0]);
-        for absurd in ["".to_owned(), "a".repeat(256), "a\\u0000".to_owned()] {
+        for absurd in [String::new(), "a".repeat(256), "a\\u0000".to_owned()] {
             assert_eq!(orders(Some(path), &body.replace("A 7", &absurd)), [""; 0]);
         }
         assert_eq!(orders(Some(path), &body.replace("\"A 7\"", "7")), [""; 0]);
@@ -327,10 +327,14 @@ fn pointers(value: &serde_json::Value, at: &str, found: &mut Vec<String>) {
     found.push(at.to_owned());
     match value {
         serde_json::Value::Object(members) => {
-            members.iter().for_each(|(key, value)| pointers(value, &format!("{at}/{key}"), found))
+            for (key, value) in members {
+                pointers(value, &format!("{at}/{key}"), found);
+            }
         }
         serde_json::Value::Array(values) => {
-            values.iter().enumerate().for_each(|(index, value)| pointers(value, &format!("{at}/{index}"), found));
+            for (index, value) in values.iter().enumerate() {
+                pointers(value, &format!("{at}/{index}"), found);
+            }
         }
         _ => {}
     }
