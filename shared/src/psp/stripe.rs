@@ -13,6 +13,9 @@
 //! **Versions.** Stripe's objects carry no version number. A fact from an event has the event's `created`, a fact from an
 //! answer has the answer's `Date`; both count seconds. Within one second the published ranks of the states decide.
 //!
+//! **Payments** are payment intents. A charge's events repeat its intent's and are ignored, unless no intent made it (the
+//! older API): then the charge is the payment, and its id the payment's id.
+//!
 //! **Refunds** are told twice: `charge.refunded` as a cumulative figure, `refund.*` singly. Each event gives one fact.
 //! From an answer, the figure comes with the list of the single refunds (`expand[]=data.charge`), from its last page, so
 //! that no single refund in the list is newer than the figure that it is part of.
@@ -159,17 +162,16 @@ impl Psp for Stripe {
     }
 
     fn status_request(&self, payment_id: &str, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
-        if !is_stripe_id(payment_id) || !payment_id.starts_with("pi_") {
-            return Err(AskError::MalformedId(payment_id.to_owned()));
-        }
+        let payment = Payment::of(payment_id).ok_or_else(|| AskError::MalformedId(payment_id.to_owned()))?;
         match StatusStep::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))? {
-            StatusStep::Intent => get(account, &format!("/v1/payment_intents/{payment_id}")),
+            StatusStep::Payment => get(account, &format!("/v1/{}/{payment_id}", payment.path)),
             StatusStep::Refunds { after } => {
-                let query = format!("payment_intent={payment_id}&expand[]=data.charge&limit={PAGE}");
+                let query = format!("{}={payment_id}&expand[]=data.charge&limit={PAGE}", payment.filter);
                 get(account, &format!("/v1/refunds?{query}{}", starting_after(after)))
             }
             StatusStep::Disputes { after } => {
-                get(account, &format!("/v1/disputes?payment_intent={payment_id}&limit={PAGE}{}", starting_after(after)))
+                let query = format!("{}={payment_id}&limit={PAGE}", payment.filter);
+                get(account, &format!("/v1/disputes?{query}{}", starting_after(after)))
             }
         }
     }
@@ -179,7 +181,7 @@ impl Psp for Stripe {
         let value = json::read(answer::body(response, Some(asked.at))?)?;
         let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at) };
         match step {
-            StatusStep::Intent => look.intent(&Node::root(&value)),
+            StatusStep::Payment => look.payment(&Node::root(&value)),
             StatusStep::Refunds { after } => look.refunds(&Page::read(&Node::root(&value), after)?),
             StatusStep::Disputes { after } => look.disputes(&Page::read(&Node::root(&value), after)?),
         }
@@ -293,7 +295,7 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
         return Err(TranslateError::Ignored("a thin event: it carries no object, only a notice".to_owned()));
     }
     let event_type = event.name("type")?;
-    let Some(family) = Family::of(event_type)? else {
+    let Some(family) = Family::of(event_type) else {
         return Err(TranslateError::Ignored(format!("{event_type} says nothing about a payment")));
     };
     let created = created(event)?;
@@ -301,6 +303,12 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
     let object = data.object("object")?;
     let (payment_id, fact) = match family {
         Family::Intent => (object.name("id")?, intent_fact(event_type, &object)?),
+        Family::Charge => {
+            if object.optional("payment_intent").is_some() {
+                return Err(TranslateError::Ignored("duplicate of the payment intent's event".to_owned()));
+            }
+            (object.name("id")?, Fact::Payment(charge_fact(&object)?))
+        }
         Family::ChargeExpired => (payment_of_charge(&object)?, expired_charge(&object)?),
         Family::ChargeRefunded => (payment_of_charge(&object)?, Fact::RefundTotal { amount: object.money("amount_refunded")? }),
         Family::Refund => {
@@ -331,6 +339,7 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
 #[derive(Clone, Copy)]
 enum Family {
     Intent,
+    Charge,
     ChargeExpired,
     ChargeRefunded,
     Refund,
@@ -340,7 +349,7 @@ enum Family {
 
 impl Family {
     /// `None` for what is none of our business.
-    fn of(event_type: &str) -> Result<Option<Self>, TranslateError> {
+    fn of(event_type: &str) -> Option<Self> {
         let family = match event_type {
             "payment_intent.created"
             | "payment_intent.processing"
@@ -362,12 +371,10 @@ impl Family {
             | "checkout.session.async_payment_succeeded"
             | "checkout.session.async_payment_failed"
             | "checkout.session.expired" => Self::Session,
-            "charge.succeeded" | "charge.captured" | "charge.failed" | "charge.pending" | "charge.updated" => {
-                return Err(TranslateError::Ignored("duplicate of the payment intent's event".to_owned()));
-            }
-            _ => return Ok(None),
+            "charge.succeeded" | "charge.captured" | "charge.failed" | "charge.pending" | "charge.updated" => Self::Charge,
+            _ => return None,
         };
-        Ok(Some(family))
+        Some(family)
     }
 }
 
@@ -454,8 +461,37 @@ fn canceled_intent(intent: &Node<'_>) -> Result<PaymentFact, Problem> {
 /// The issuer's reason says more than Stripe's own code. Other than strings are left out: they decide nothing.
 fn failure(error: &Node<'_>) -> Failure {
     let code = ["decline_code", "code", "type"].iter().find_map(|key| error.text(key).filter(|code| json::is_name(code)));
-    let message = error.text("message").unwrap_or_default();
-    Failure { code: code.unwrap_or("unknown").to_owned(), message: message.chars().take(MESSAGE_CHARS_MAX).collect() }
+    Failure { code: code.unwrap_or("unknown").to_owned(), message: message(error.text("message")) }
+}
+
+fn message(text: Option<&str>) -> String {
+    text.unwrap_or_default().chars().take(MESSAGE_CHARS_MAX).collect()
+}
+
+/// Of a charge that no payment intent made, as the older API does: it is the whole payment.
+fn charge_fact(charge: &Node<'_>) -> Result<PaymentFact, Problem> {
+    let mut fact = PaymentFact::new(PaymentState::Pending);
+    match charge.name("status")? {
+        "succeeded" if charge.optional_bool("captured")? == Some(true) => {
+            fact.state = PaymentState::Captured;
+            fact.captured = Some(charge.money("amount_captured")?);
+            fact.capture_final = true;
+        }
+        // An authorisation that was released shows as refunded although nothing was captured.
+        "succeeded" if charge.optional_bool("refunded")? == Some(true) => fact.state = PaymentState::Canceled,
+        "succeeded" => {
+            fact.state = PaymentState::Authorized;
+            fact.authorized = Some(charge.money("amount")?);
+        }
+        "failed" => {
+            fact.state = PaymentState::Failed;
+            let code = charge.optional_name("failure_code")?.unwrap_or("unknown").to_owned();
+            fact.failure = Some(Failure { code, message: message(charge.text("failure_message")) });
+        }
+        _ => {}
+    }
+    fact.attempt = Some(charge.name("id")?.to_owned());
+    Ok(fact)
 }
 
 fn expired_charge(charge: &Node<'_>) -> Result<Fact, Problem> {
@@ -583,9 +619,27 @@ fn key(account: &Account, event_id: String) -> EventKey {
 
 // --------------------------------------------------------------------------------------------------- reconciliation
 
-/// Where a look at a payment stands: the intent, then its refunds, then its disputes, page by page.
+/// What kind of object a payment's id names: how to ask for it, and how to ask for what belongs to it.
+struct Payment {
+    path: &'static str,
+    filter: &'static str,
+}
+
+impl Payment {
+    fn of(id: &str) -> Option<Self> {
+        let (prefix, _) = id.split_once('_').filter(|_| is_stripe_id(id))?;
+        match prefix {
+            "pi" => Some(Self { path: "payment_intents", filter: "payment_intent" }),
+            // `py`: a charge of a bank payment.
+            "ch" | "py" => Some(Self { path: "charges", filter: "charge" }),
+            _ => None,
+        }
+    }
+}
+
+/// Where a look at a payment stands: the payment, then its refunds, then its disputes, page by page.
 enum StatusStep<'a> {
-    Intent,
+    Payment,
     Refunds { after: Option<&'a str> },
     Disputes { after: Option<&'a str> },
 }
@@ -596,7 +650,7 @@ const DISPUTES: &str = "disputes";
 impl<'a> StatusStep<'a> {
     /// Reads a cursor: none, `refunds`, `refunds:<id>`, `disputes`, `disputes:<id>`.
     fn of(cursor: Option<&'a str>) -> Option<Self> {
-        let Some(cursor) = cursor else { return Some(Self::Intent) };
+        let Some(cursor) = cursor else { return Some(Self::Payment) };
         let (list, after) = cursor.split_once(':').map_or((cursor, None), |(list, after)| (list, Some(after)));
         if after.is_some_and(|after| !is_stripe_id(after)) {
             return None;
@@ -618,14 +672,22 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn intent(&self, intent: &Node<'_>) -> Result<Answer, ReadError> {
-        if intent.name("id")? != self.asked.payment_id {
-            return Err(intent.required("id")?.problem("another payment than was asked for").into());
+    fn payment(&self, payment: &Node<'_>) -> Result<Answer, ReadError> {
+        if payment.name("id")? != self.asked.payment_id {
+            return Err(payment.required("id")?.problem("another payment than was asked for").into());
         }
-        let fact = intent_by_status(intent)?;
+        let fact = if payment.text("object") == Some("charge") {
+            // The intent's payment is asked for by the intent's id: the same money must not stand under two.
+            if payment.optional("payment_intent").is_some() {
+                return Err(payment.required("payment_intent")?.problem("a charge that belongs to a payment intent").into());
+            }
+            charge_fact(payment)?
+        } else {
+            intent_by_status(payment)?
+        };
         // Only what was captured can be refunded or disputed: the open and the failed cost one request.
         let next = fact.captured.is_some_and(|captured| captured.minor > 0).then(|| REFUNDS.to_owned());
-        let event = self.event(intent, Fact::Payment(fact))?;
+        let event = self.event(payment, Fact::Payment(fact))?;
         Ok(Answer { events: vec![event], unread: Vec::new(), next })
     }
 
@@ -649,7 +711,7 @@ impl Look<'_> {
 
     fn facts(&self, page: &Page<'_>, fact: impl Fn(&Node<'_>) -> Result<Fact, Problem>) -> Result<Vec<PaymentEvent>, ReadError> {
         let read = |object: &Node<'_>| {
-            if id_of(object, "payment_intent")? != Some(self.asked.payment_id) {
+            if payment_behind(object)? != Some(self.asked.payment_id) {
                 return Err(object.problem("of another payment than was asked for"));
             }
             self.event(object, fact(object)?)
@@ -837,7 +899,7 @@ mod tests {
     #[test]
     fn the_swept_types_are_those_that_are_translated() {
         for swept in SWEPT_TYPES {
-            assert!(matches!(Family::of(swept), Ok(Some(_))), "{swept}");
+            assert!(Family::of(swept).is_some(), "{swept}");
         }
     }
 
@@ -872,6 +934,9 @@ mod tests {
             "https://api.stripe.com/v1/refunds?payment_intent=pi_3PbA&expand[]=data.charge&limit=100&starting_after=re_9"
         );
         assert_eq!(status(Some("disputes")), "https://api.stripe.com/v1/disputes?payment_intent=pi_3PbA&limit=100");
+        let charge = |cursor| asked(Stripe.status_request("ch_1", cursor, &account));
+        assert_eq!(charge(None), "https://api.stripe.com/v1/charges/ch_1");
+        assert_eq!(charge(Some("disputes")), "https://api.stripe.com/v1/disputes?charge=ch_1&limit=100");
         let events = asked(Stripe.events_request(Timestamp::from_millis(1_789_999_999_999), Some("evt_9"), &account));
         assert!(events.starts_with("https://api.stripe.com/v1/events?created[gte]=1789999999&types[]=payment_intent.created&"));
         assert!(events.ends_with("&limit=100&starting_after=evt_9"));
@@ -892,7 +957,7 @@ mod tests {
     fn nothing_but_an_id_enters_a_url() {
         let account = account(&Stripe, &[SECRET]);
         let long = format!("pi_{}", "a".repeat(253));
-        for id in ["", "pi_", "ch_1", "pi_1/../x", "pi_1?x", "pi_1%2e", "pi_é", "pi_1 ", &long] {
+        for id in ["", "pi_", "cs_1", "xpi_1", "pi_1/../x", "pi_1?x", "pi_1%2e", "pi_é", "pi_1 ", &long] {
             assert_eq!(Stripe.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
         }
         for cursor in ["", "refunds:", "refunds:x", "refunds:re_1&x=y", "disputes:dp_1#", "charges", "refunds:re_1:re_2"] {
@@ -991,6 +1056,34 @@ mod tests {
             assert_eq!((fact.state, answer.next.as_deref()), (state, next), "{intent}");
             assert_eq!(answer.events[0].version, FactVersion::Time(1_790_000_005_000), "the answer's own time");
         }
+    }
+
+    #[test]
+    fn a_charge_of_no_intent_is_a_payment_of_its_own() {
+        let read = |charge: serde_json::Value| {
+            let asked = Asked { payment_id: "ch_1", ..asked(None) };
+            Stripe.read_status(&asked, &response(charge.to_string().as_bytes()), &account(&Stripe, &[SECRET]))
+        };
+        let charge = |status: &str, captured: bool, refunded: bool| {
+            json!({"id": "ch_1", "object": "charge", "status": status, "captured": captured, "refunded": refunded, "amount": 5,
+                "amount_captured": 4, "currency": "eur", "failure_code": "card_declined", "failure_message": "No."})
+        };
+        for (status, captured, refunded, state) in [
+            ("succeeded", true, false, PaymentState::Captured),
+            ("succeeded", true, true, PaymentState::Captured),
+            ("succeeded", false, false, PaymentState::Authorized),
+            ("succeeded", false, true, PaymentState::Canceled),
+            ("failed", false, false, PaymentState::Failed),
+            ("pending", false, false, PaymentState::Pending),
+            ("dreaming", false, false, PaymentState::Pending),
+        ] {
+            let answer = read(charge(status, captured, refunded)).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            assert_eq!((fact.state, fact.attempt.as_deref(), answer.next.is_some()), (state, Some("ch_1"), captured), "{status}");
+        }
+        let mut of_intent = charge("succeeded", true, false);
+        of_intent["payment_intent"] = "pi_3PbA".into();
+        assert!(matches!(read(of_intent), Err(ReadError::Unintelligible(_))));
     }
 
     #[test]
