@@ -146,8 +146,8 @@ impl Psp for Stripe {
 
         let head = Head::read(request.body);
         Ok(Verified {
-            webhook_id: head.id.map_or_else(|| signature::body_id(request.body), Cow::into_owned),
-            event_type: head.event_type.map(Cow::into_owned),
+            webhook_id: head.id().map_or_else(|| signature::body_id(request.body), str::to_owned),
+            event_type: head.event_type().map(str::to_owned),
             subject: None,
             secret_name,
             proof: Proof::Proven,
@@ -271,19 +271,27 @@ impl<'h> SignatureHeader<'h> {
 
 /// What the ingress needs of the body: borrowed, and every other field skipped.
 #[derive(Default, Deserialize)]
+#[serde(default)]
 struct Head<'a> {
+    // Not `Option<Cow>`, which serde would copy.
     #[serde(borrow)]
-    id: Option<Cow<'a, str>>,
+    id: Cow<'a, str>,
     #[serde(borrow, rename = "type")]
-    event_type: Option<Cow<'a, str>>,
+    event_type: Cow<'a, str>,
 }
 
 impl<'a> Head<'a> {
     /// Reads an authentic body. What is no such JSON is still authentic: it is kept, and the worker quarantines it.
     fn read(body: &'a [u8]) -> Self {
-        let head: Self = serde_json::from_slice(body).unwrap_or_default();
-        let sane = |text: &Cow<'a, str>| json::is_name(text);
-        Self { id: head.id.filter(sane), event_type: head.event_type.filter(sane) }
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(self.id.as_ref()).filter(|id| json::is_name(id))
+    }
+
+    fn event_type(&self) -> Option<&str> {
+        Some(self.event_type.as_ref()).filter(|event_type| json::is_name(event_type))
     }
 }
 
@@ -301,6 +309,9 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
     let created = created(event)?;
     let data = event.object("data")?;
     let object = data.object("object")?;
+    if object.text("object").is_some_and(|name| name != family.object()) {
+        return Err(object.required("object")?.problem("contradicts the event's type").into());
+    }
     let (payment_id, fact) = match family {
         Family::Intent => (object.name("id")?, intent_fact(event_type, &object)?),
         Family::Charge => {
@@ -310,7 +321,12 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
             (object.name("id")?, Fact::Payment(charge_fact(&object)?))
         }
         Family::ChargeExpired => (payment_of_charge(&object)?, expired_charge(&object)?),
-        Family::ChargeRefunded => (payment_of_charge(&object)?, Fact::RefundTotal { amount: object.money("amount_refunded")? }),
+        Family::ChargeRefunded => {
+            if object.optional_bool("captured")? == Some(false) {
+                return Err(TranslateError::Ignored("the release of an authorisation: nothing was captured".to_owned()));
+            }
+            (payment_of_charge(&object)?, refund_total(&object)?)
+        }
         Family::Refund => {
             let payment_id = payment_behind(&object)?
                 .ok_or_else(|| TranslateError::Ignored("a refund of no payment (it pays out a customer's balance)".to_owned()))?;
@@ -375,6 +391,17 @@ impl Family {
             _ => return None,
         };
         Some(family)
+    }
+
+    /// What Stripe calls the object.
+    const fn object(self) -> &'static str {
+        match self {
+            Self::Intent => "payment_intent",
+            Self::Charge | Self::ChargeExpired | Self::ChargeRefunded => "charge",
+            Self::Refund => "refund",
+            Self::Dispute => "dispute",
+            Self::Session => "checkout.session",
+        }
     }
 }
 
@@ -497,6 +524,17 @@ fn charge_fact(charge: &Node<'_>) -> Result<PaymentFact, Problem> {
 fn expired_charge(charge: &Node<'_>) -> Result<Fact, Problem> {
     let attempt = Some(charge.name("id")?.to_owned());
     Ok(Fact::Payment(PaymentFact { attempt, ..PaymentFact::new(PaymentState::AuthorizationExpired) }))
+}
+
+/// Of a captured charge. Stripe books what a partial capture releases as refunded, too (`amount_refunded` 375 of a charge of
+/// 20675 captured for 20300: woocommerce-gateway-stripe#1073): only what is beyond that went back of captured money.
+fn refund_total(charge: &Node<'_>) -> Result<Fact, Problem> {
+    let mut amount = charge.money("amount_refunded")?;
+    if charge.optional("amount_captured").is_some() && charge.optional("amount").is_some() {
+        let released = charge.money("amount")?.minor - charge.money("amount_captured")?.minor;
+        amount.minor = (amount.minor - released.max(0)).max(0);
+    }
+    Ok(Fact::RefundTotal { amount })
 }
 
 fn refund_fact(refund: &Node<'_>, failed: bool) -> Result<Fact, Problem> {
@@ -698,7 +736,7 @@ impl Look<'_> {
             // One payment intent succeeds with one charge: any refund's charge is the one that the figure is about.
             let charge = page.items.iter().find_map(|refund| refund.optional("charge"));
             if let Some(charge) = charge.filter(|charge| charge.as_text().is_none()) {
-                events.push(self.event(&charge, Fact::RefundTotal { amount: charge.money("amount_refunded")? })?);
+                events.push(self.event(&charge, refund_total(&charge)?)?);
             }
         }
         Ok(Answer { events, unread: Vec::new(), next: next.or_else(|| Some(DISPUTES.to_owned())) })
@@ -889,7 +927,7 @@ mod tests {
             ("not json", None, None),
         ] {
             let head = Head::read(body.as_bytes());
-            assert_eq!((head.id.as_deref(), head.event_type.as_deref()), (id, event_type), "{body}");
+            assert_eq!((head.id(), head.event_type()), (id, event_type), "{body}");
             let envelope = super::super::tests::envelope(&Stripe, body.as_bytes());
             let expected = id.map_or_else(|| signature::body_id(body.as_bytes()), str::to_owned);
             assert_eq!(envelope.webhook_id, expected, "{body}");
