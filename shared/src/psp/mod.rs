@@ -5,10 +5,13 @@
 //!
 //! To add one: a file with a unit struct that implements [`Psp`], its fixtures beside it, one line in [`ALL`].
 
+mod answer;
 mod json;
 mod signature;
 pub mod standard_webhooks;
 pub mod stripe;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -334,8 +337,17 @@ pub struct Asked<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     pub events: Vec<PaymentEvent>,
+    /// Events of a list that could not be understood: they hold up no others, and must not be lost in silence.
+    pub unread: Vec<Unread>,
     /// There is more: ask again with this cursor.
     pub next: Option<String>,
+}
+
+/// An event in an answer that could not be understood: to be recorded as quarantined, as the webhook would be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    pub event_id: String,
+    pub error: TranslateError,
 }
 
 /// Why an answer is no answer. None of them ever means that a payment failed.

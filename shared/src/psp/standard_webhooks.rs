@@ -1,38 +1,535 @@
-//! stub
-use super::*;
+//! Standard Webhooks, carrying Paybell's own normalised event: for an in-house or unlisted PSP.
+//!
+//! **Signature** (standardwebhooks.com, specification). `webhook-id`, `webhook-timestamp` (seconds),
+//! `webhook-signature`: `<version>,<base64>` elements, separated by single spaces; any that matches accepts, unknown
+//! versions are skipped. Signed is `id.timestamp.body`.
+//! - `v1`: HMAC-SHA256; the key is the base64 of the secret without its `whsec_`, 24 to 64 bytes, padded or not.
+//! - `v1a`: ed25519; the configured "secret" is the public key, `whpk_<base64>`, never one from a request.
+//!
+//! Stricter than the libraries: an id with a dot is refused, since `a.1` + `.2.…` and `a` + `.1.2.…` are the same signed
+//! bytes, and a body could be cut into another id, time and body under one signature.
+//!
+//! **Body.** `{"type", "timestamp": RFC 3339, "data": {…}}`, with in `data`:
+//!
+//! | field | | meaning |
+//! |---|---|---|
+//! | `payment_id` | required | the PSP's id of the payment |
+//! | `order_id` | optional | the merchant's order; elsewhere by the setting `order_reference`, a path below `data` |
+//! | `amount`, `currency` | for `payment.authorized`, `payment.captured`, `refund.*`, `dispute.*` | minor units; of a payment all that is authorised or captured so far, gross |
+//! | `attempt_id` | optional | the attempt that a `payment.*` is about |
+//! | `final` | optional, `true` | `payment.captured`: no more of it will be captured |
+//! | `failure_code`, `failure_message` | optional | `payment.failed`: about the payment, never about the person |
+//! | `refund_id`, `dispute_id` | for `refund.*`, `dispute.*` | the PSP's id of the one refund or dispute |
+//! | `version` | optional | integer that grows with every change of the object (payment, refund, dispute); without it the `timestamp` stands in. Number all events of an object or none |
+//! | `mode` | optional | `live` or `test` |
+//!
+//! Types: `payment.{pending,authorized,captured,failed,canceled,expired}`, `refund.{pending,succeeded,failed}`,
+//! `dispute.{opened,won,lost}`. `payment.expired` says that nobody paid in time; an authorisation that lapsed is
+//! `payment.canceled`. Other types are ignored.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use bytes::Bytes;
+use http::{Request, Response};
+use ring::signature::{ED25519, UnparsedPublicKey};
+use serde::Deserialize;
+use subtle::{Choice, ConstantTimeEq as _};
+use zeroize::Zeroizing;
+
+use super::json::{self, Node, Problem};
+use super::signature::{self, Matching, SIGNATURES_MAX};
+use super::{
+    Abilities, Account, Answer, AskError, Asked, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, SettingError,
+    TranslateError, Verified, WebhookRequest,
+};
+use crate::clock::Timestamp;
+use crate::envelope::Envelope;
+use crate::event::{
+    DisputeState, EventKey, Fact, FactVersion, Failure, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind,
+    RefundState, Source,
+};
+
+/// The adapter.
 pub struct StandardWebhooks;
+
+const ID: &str = "webhook-id";
+const TIMESTAMP: &str = "webhook-timestamp";
+const SIGNATURE: &str = "webhook-signature";
+
+/// Keys of `v1`, in bytes, by the specification.
+const KEY_BYTES_MIN: usize = 24;
+const KEY_BYTES_MAX: usize = 64;
+/// The base64 of [`KEY_BYTES_MAX`], padded.
+const KEY_DIGITS_MAX: usize = KEY_BYTES_MAX.div_ceil(3) * 4;
+/// Room for the decoded digits before the length is judged.
+const KEY_ROOM: usize = KEY_DIGITS_MAX / 4 * 3;
+
+const ED25519_KEY_BYTES: usize = 32;
+const ED25519_SIGNATURE_BYTES: usize = 64;
+
+/// The longest id, in bytes.
+const ID_BYTES_MAX: usize = 255;
+/// The most of a failure's message that is kept, in characters.
+const MESSAGE_CHARS_MAX: usize = 500;
+
+/// Secrets are written with and without padding.
+const EITHER_PADDING: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+static PROFILE: Profile = Profile {
+    name: "Standard Webhooks",
+    // Signed, and not in the body: part of what makes two deliveries the same.
+    translate_headers: &[ID],
+    // Recommended to senders: 15 to 30 s.
+    timeout: Duration::from_secs(15),
+    // The recommended steps: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h, in sum 75 h 35 min.
+    retry_window: Duration::from_mins(75 * 60 + 35),
+    usual_delay: Duration::from_mins(1),
+    mapping_version: 1,
+    proof: Proof::Proven,
+    can: Abilities { payment_status: false, event_list: false, endpoint_list: false },
+};
+
 impl Psp for StandardWebhooks {
     fn id(&self) -> &'static str {
         "standard-webhooks"
     }
+
     fn profile(&self) -> &'static Profile {
-        todo!()
+        &PROFILE
     }
-    fn check(&self, _: &Account) -> Result<(), SettingError> {
-        todo!()
+
+    fn check(&self, account: &Account) -> Result<(), SettingError> {
+        let refuse = |problem| Err(SettingError { setting: "secrets", problem });
+        if account.keys.secrets.is_empty() {
+            return refuse("is empty: without a secret nothing can be verified".to_owned());
+        }
+        for secret in &account.keys.secrets {
+            if let Err(problem) = Key::read(secret.expose()) {
+                return refuse(format!("{} {problem}", secret.name()));
+            }
+        }
+        Ok(())
     }
-    fn verify(&self, _: &WebhookRequest<'_>, _: &Keys, _: Timestamp) -> Result<Verified, Rejection> {
-        todo!()
+
+    fn verify(&self, request: &WebhookRequest<'_>, keys: &Keys, now: Timestamp) -> Result<Verified, Rejection> {
+        let id = signature::exactly_one(request.headers, ID)?;
+        check_id(id).map_err(|problem| Rejection::MalformedHeader { header: ID, problem })?;
+        let time = signature::exactly_one(request.headers, TIMESTAMP)?;
+        let seconds = signature::seconds(time)
+            .ok_or(Rejection::MalformedHeader { header: TIMESTAMP, problem: "it is no plain number of seconds" })?;
+        let offered = SignatureHeader::read(signature::exactly_one(request.headers, SIGNATURE)?)?;
+        if request.body.is_empty() {
+            return Err(Rejection::EmptyBody);
+        }
+        let signed = [id.as_bytes(), b".", time.as_bytes(), b".", request.body];
+        // ed25519 wants one piece; the body is copied for it only where a signature and a key of that kind meet.
+        let mut whole = None;
+        let mut matching = Matching::new();
+        let mut usable = false;
+        for (position, secret) in keys.secrets.iter().enumerate() {
+            // `check` refuses such a secret at start; here it matches nothing.
+            let Ok(key) = Key::read(secret.expose()) else { continue };
+            usable = true;
+            let equal = match key {
+                Key::Hmac(key) => {
+                    let mac = signature::hmac_sha256(key.as_bytes(), &signed);
+                    offered.of("v1").fold(Choice::from(0), |equal, signature: [u8; 32]| equal | signature.ct_eq(&mac))
+                }
+                Key::Ed25519(key) => {
+                    let holds = |signature: [u8; ED25519_SIGNATURE_BYTES]| {
+                        let message = whole.get_or_insert_with(|| signed.concat());
+                        Choice::from(u8::from(UnparsedPublicKey::new(&ED25519, key).verify(message, &signature).is_ok()))
+                    };
+                    offered.of("v1a").map(holds).fold(Choice::from(0), |equal, holds| equal | holds)
+                }
+            };
+            matching.note(position, equal);
+        }
+        if !usable {
+            return Err(Rejection::Setting("secrets"));
+        }
+        let secret_name = matching.secret_name(keys)?;
+        signature::within_tolerance(seconds, now, keys.tolerance_s)?;
+
+        Ok(Verified {
+            webhook_id: id.to_owned(),
+            event_type: event_type(request.body).map(Cow::into_owned),
+            subject: None,
+            secret_name,
+            proof: Proof::Proven,
+            content_type: signature::content_type(request.headers),
+            headers: vec![(ID.to_owned(), id.to_owned())],
+        })
     }
-    fn translate(&self, _: &Envelope, _: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
-        todo!()
+
+    fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
+        let value = json::read(&envelope.body)?;
+        let body = Node::root(&value);
+        let event_type = body.name("type")?;
+        let Some(kind) = Kind::of(event_type) else {
+            return Err(TranslateError::Ignored(format!("{event_type} is no type of a payment event")));
+        };
+        let occurred_at = timestamp(&body)?;
+        let data = body.object("data")?;
+        let payment_id = data.name("payment_id")?;
+        let fact = fact(kind, &data)?;
+        Ok(vec![PaymentEvent {
+            key: EventKey { psp: account.psp_id.clone(), account: account.name.clone(), event_id: envelope.webhook_id.clone() },
+            event_type: event_type.to_owned(),
+            occurred_at,
+            source: Source::Webhook,
+            mode: mode(&data)?,
+            references: references(&data, payment_id, &fact, account),
+            payment_id: payment_id.to_owned(),
+            version: data.optional_integer("version")?.map_or(FactVersion::Time(occurred_at.millis()), FactVersion::Number),
+            fact,
+        }])
     }
+
     fn status_request(&self, _: &str, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        todo!()
+        Err(AskError::Unsupported)
     }
+
     fn read_status(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        todo!()
+        Err(never_asked())
     }
+
     fn events_request(&self, _: Timestamp, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        todo!()
+        Err(AskError::Unsupported)
     }
+
     fn read_events(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        todo!()
+        Err(never_asked())
     }
+
     fn endpoints_request(&self, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        todo!()
+        Err(AskError::Unsupported)
     }
+
     fn read_endpoints(&self, _: &Response<Bytes>) -> Result<EndpointList, ReadError> {
-        todo!()
+        Err(never_asked())
+    }
+}
+
+fn never_asked() -> ReadError {
+    ReadError::Unintelligible("nothing was asked: there is no API".to_owned())
+}
+
+// ---------------------------------------------------------------------------------------------------- verification
+
+/// A configured secret, decoded.
+enum Key {
+    Hmac(HmacKey),
+    Ed25519([u8; ED25519_KEY_BYTES]),
+}
+
+/// Wiped after use; never on the heap.
+struct HmacKey {
+    room: Zeroizing<[u8; KEY_ROOM]>,
+    length: usize,
+}
+
+impl HmacKey {
+    fn as_bytes(&self) -> &[u8] {
+        &self.room[..self.length]
+    }
+}
+
+impl Key {
+    fn read(secret: &str) -> Result<Self, &'static str> {
+        if secret.starts_with("whsk_") {
+            return Err("is a private key, which is the sender's alone; a receiver has the public one, whpk_…");
+        }
+        if let Some(digits) = secret.strip_prefix("whpk_") {
+            let mut key = [0; ED25519_KEY_BYTES];
+            return match EITHER_PADDING.decode_slice(digits, &mut key) {
+                Ok(ED25519_KEY_BYTES) => Ok(Self::Ed25519(key)),
+                _ => Err("is not the base64 of an ed25519 public key of 32 bytes"),
+            };
+        }
+        let digits = secret.strip_prefix("whsec_").unwrap_or(secret);
+        if digits.is_empty() {
+            return Err("is empty");
+        }
+        if digits.len() > KEY_DIGITS_MAX {
+            return Err("is longer than the base64 of 64 bytes");
+        }
+        let mut room = Zeroizing::new([0; KEY_ROOM]);
+        let length = EITHER_PADDING.decode_slice(digits, room.as_mut_slice()).map_err(|_| "is not base64")?;
+        if !(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&length) {
+            return Err("does not decode to 24 to 64 bytes");
+        }
+        Ok(Self::Hmac(HmacKey { room, length }))
+    }
+}
+
+/// The dot separates id, time and body in what is signed: an id that has one could be cut differently.
+fn check_id(id: &str) -> Result<(), &'static str> {
+    if id.len() > ID_BYTES_MAX {
+        return Err("it is longer than 255 bytes");
+    }
+    if !id.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'.') {
+        return Err("it has a dot or a space");
+    }
+    Ok(())
+}
+
+/// The header, its grammar checked, nothing of it copied.
+struct SignatureHeader<'h>(&'h str);
+
+impl<'h> SignatureHeader<'h> {
+    fn read(text: &'h str) -> Result<Self, Rejection> {
+        let malformed = |problem| Err(Rejection::MalformedHeader { header: SIGNATURE, problem });
+        let (mut known, mut elements) = (false, 0);
+        for element in text.split(' ') {
+            let Some((version, _)) = element.split_once(',') else { return malformed("an element is no version,signature") };
+            known |= matches!(version, "v1" | "v1a");
+            elements += 1;
+        }
+        if elements > SIGNATURES_MAX {
+            return malformed("it has too many signatures");
+        }
+        if known { Ok(Self(text)) } else { Err(Rejection::NoUsableSignature("only v1 and v1a are accepted")) }
+    }
+
+    /// The well-formed signatures of a version; an ill-formed one beside them can match nothing.
+    fn of<const BYTES: usize>(&self, version: &str) -> impl Iterator<Item = [u8; BYTES]> {
+        self.0.split(' ').filter_map(|element| element.split_once(',')).filter_map(move |(offered, digits)| {
+            let mut signature = [0; BYTES];
+            let decoded = offered == version && STANDARD.decode_slice(digits, &mut signature) == Ok(BYTES);
+            decoded.then_some(signature)
+        })
+    }
+}
+
+/// The type that an authentic body names, with every other field skipped.
+fn event_type(body: &[u8]) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow, rename = "type")]
+        event_type: Cow<'a, str>,
+    }
+    let head: Head<'_> = serde_json::from_slice(body).ok()?;
+    Some(head.event_type).filter(|text| json::is_name(text))
+}
+
+// ------------------------------------------------------------------------------------------------------ translation
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Payment(PaymentState),
+    Refund(RefundState),
+    Dispute(DisputeState),
+}
+
+impl Kind {
+    fn of(event_type: &str) -> Option<Self> {
+        Some(match event_type {
+            "payment.pending" => Self::Payment(PaymentState::Pending),
+            "payment.authorized" => Self::Payment(PaymentState::Authorized),
+            "payment.captured" => Self::Payment(PaymentState::Captured),
+            "payment.failed" => Self::Payment(PaymentState::Failed),
+            "payment.canceled" => Self::Payment(PaymentState::Canceled),
+            "payment.expired" => Self::Payment(PaymentState::Expired),
+            "refund.pending" => Self::Refund(RefundState::Pending),
+            "refund.succeeded" => Self::Refund(RefundState::Succeeded),
+            "refund.failed" => Self::Refund(RefundState::Failed),
+            "dispute.opened" => Self::Dispute(DisputeState::Open),
+            "dispute.won" => Self::Dispute(DisputeState::Won),
+            "dispute.lost" => Self::Dispute(DisputeState::Lost),
+            _ => return None,
+        })
+    }
+}
+
+fn fact(kind: Kind, data: &Node<'_>) -> Result<Fact, Problem> {
+    Ok(match kind {
+        Kind::Payment(state) => Fact::Payment(payment_fact(state, data)?),
+        Kind::Refund(state) => Fact::Refund { id: data.name("refund_id")?.to_owned(), state, amount: data.money("amount")? },
+        Kind::Dispute(state) => Fact::Dispute { id: data.name("dispute_id")?.to_owned(), state, amount: data.money("amount")? },
+    })
+}
+
+fn payment_fact(state: PaymentState, data: &Node<'_>) -> Result<PaymentFact, Problem> {
+    let mut fact = PaymentFact { attempt: data.optional_name("attempt_id")?.map(str::to_owned), ..PaymentFact::new(state) };
+    match state {
+        PaymentState::Authorized => fact.authorized = Some(data.money("amount")?),
+        PaymentState::Captured => {
+            fact.captured = Some(data.money("amount")?);
+            fact.capture_final = data.optional_bool("final")?.unwrap_or(true);
+        }
+        PaymentState::Failed => {
+            let code = data.optional_name("failure_code")?;
+            let message = data.text("failure_message");
+            fact.failure = (code.is_some() || message.is_some()).then(|| Failure {
+                code: code.unwrap_or("unknown").to_owned(),
+                message: message.unwrap_or_default().chars().take(MESSAGE_CHARS_MAX).collect(),
+            });
+        }
+        PaymentState::Pending | PaymentState::Expired | PaymentState::AuthorizationExpired | PaymentState::Canceled => {}
+    }
+    Ok(fact)
+}
+
+fn references(data: &Node<'_>, payment_id: &str, fact: &Fact, account: &Account) -> Vec<Reference> {
+    let order = account.order_reference.as_ref().map_or_else(|| data.name_at(&["order_id"]), |path| data.name_at(path));
+    let mut references: Vec<Reference> = order.map(|order| Reference::new(ReferenceKind::Order, order)).into_iter().collect();
+    references.push(Reference::new(ReferenceKind::Payment, payment_id));
+    match fact {
+        Fact::Refund { id, .. } => references.push(Reference::new(ReferenceKind::Refund, id)),
+        Fact::Dispute { id, .. } => references.push(Reference::new(ReferenceKind::Dispute, id)),
+        Fact::Payment(_) | Fact::Capture { .. } | Fact::RefundTotal { .. } => {}
+    }
+    references
+}
+
+fn timestamp(body: &Node<'_>) -> Result<Timestamp, Problem> {
+    let member = body.required("timestamp")?;
+    let parsed = member.as_text().and_then(|text| Timestamp::parse_rfc3339(text).ok());
+    parsed.ok_or_else(|| member.problem("not a time of RFC 3339"))
+}
+
+fn mode(data: &Node<'_>) -> Result<Option<Mode>, Problem> {
+    match data.optional("mode") {
+        None => Ok(None),
+        Some(mode) => match mode.as_text() {
+            Some("live") => Ok(Some(Mode::Live)),
+            Some("test") => Ok(Some(Mode::Test)),
+            _ => Err(mode.problem("neither live nor test")),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+
+    use super::super::tests::{account, verify};
+    use super::*;
+
+    const KEY: &[u8; 32] = b"test-standard-webhooks-key-0001!";
+    const TIME: &str = "1790000000";
+    const BODY: &[u8] = br#"{"type":"payment.pending"}"#;
+
+    fn secret(key: &[u8]) -> String {
+        format!("whsec_{}", STANDARD.encode(key))
+    }
+
+    fn mac(id: &str, body: &[u8]) -> String {
+        STANDARD.encode(signature::hmac_sha256(KEY, &[id.as_bytes(), b".", TIME.as_bytes(), b".", body]))
+    }
+
+    fn headers(id: &str, signature: &str) -> HeaderMap {
+        let pairs = [(ID, id), (TIMESTAMP, TIME), (SIGNATURE, signature)];
+        pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).into_iter().collect()
+    }
+
+    fn reason(secrets: &[&str], headers: &HeaderMap) -> &'static str {
+        verify(&StandardWebhooks, secrets, headers, BODY).map_or_else(|rejection| rejection.reason(), |_| "accepted")
+    }
+
+    #[test]
+    fn the_header_is_a_list_of_which_one_must_match() {
+        let secret = secret(KEY);
+        let good = mac("msg_1", BODY);
+        let other = STANDARD.encode([0; 32]);
+        for (signatures, expected) in [
+            (format!("v1,{good}"), "accepted"),
+            (format!("v1,{other} v1,{good}"), "accepted"),
+            (format!("v2,{other} v1a,{good} v1,{good}"), "accepted"),
+            (format!("v1,@@ v1,{good}"), "accepted"),
+            (format!("v2,{good}"), "no_usable_signature"),
+            (format!("V1,{good}"), "no_usable_signature"),
+            (format!("v1a,{good}"), "signature_mismatch"),
+            (format!("v1,{}", good.trim_end_matches('=')), "signature_mismatch"),
+            (format!("v1,{good}="), "signature_mismatch"),
+            (format!("v1,{good},x"), "signature_mismatch"),
+            ("v1,".to_owned(), "signature_mismatch"),
+            (format!("v1,{good}  v1,{good}"), "malformed_header"),
+            (format!("v1,{good} x"), "malformed_header"),
+            (format!("v1={good}"), "malformed_header"),
+            (vec![format!("v1,{good}"); SIGNATURES_MAX + 1].join(" "), "malformed_header"),
+        ] {
+            assert_eq!(reason(&[&secret], &headers("msg_1", &signatures)), expected, "{signatures}");
+        }
+    }
+
+    #[test]
+    fn one_signature_has_one_reading() {
+        // Without the rule about dots these are the same signed bytes, cut at another place.
+        let secret = secret(KEY);
+        let inner = br#"{"a":"x.1790000000.y"}"#;
+        let mac = mac("msg_1", inner);
+        let accepted = |id: &str, body: &[u8]| verify(&StandardWebhooks, &[&secret], &headers(id, &format!("v1,{mac}")), body);
+        assert!(accepted("msg_1", inner).is_ok());
+        let cut = accepted(r#"msg_1.1790000000.{"a":"x"#, br#"y"}"#).unwrap_err();
+        assert_eq!(cut.reason(), "malformed_header");
+        for id in ["a b", "a.b", "", &"a".repeat(256)] {
+            assert_eq!(reason(&[&secret], &headers(id, "v1,x")), "malformed_header", "{id:?}");
+        }
+    }
+
+    #[test]
+    fn public_and_shared_keys_may_stand_in_one_list() {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let public = format!("whpk_{}", STANDARD.encode(pair.public_key()));
+        let shared = secret(KEY);
+        let message = [b"msg_1.", TIME.as_bytes(), b".", BODY].concat();
+        let signed = STANDARD.encode(pair.sign(&message));
+        let by_public = headers("msg_1", &format!("v1a,{signed}"));
+        let by_shared = headers("msg_1", &format!("v1,{}", mac("msg_1", BODY)));
+        for secrets in [[&*public, &*shared], [&*shared, &*public]] {
+            assert_eq!((reason(&secrets, &by_public), reason(&secrets, &by_shared)), ("accepted", "accepted"));
+        }
+        assert_eq!(
+            (reason(&[&shared], &by_public), reason(&[&public], &by_shared)),
+            ("signature_mismatch", "signature_mismatch")
+        );
+        // A public key is no secret: it must not serve as one.
+        let forged = signature::hmac_sha256(pair.public_key().as_ref(), &[&message]);
+        assert_eq!(reason(&[&public], &headers("msg_1", &format!("v1,{}", STANDARD.encode(forged)))), "signature_mismatch");
+        assert_eq!(reason(&["whsec_short", &shared], &by_shared), "accepted", "one broken secret does not silence the others");
+        assert_eq!(reason(&["whsec_short"], &by_shared), "setting");
+    }
+
+    #[test]
+    fn secrets_are_judged_at_their_limits() {
+        let check = |secret: &str| StandardWebhooks.check(&account(&StandardWebhooks, &[secret])).is_ok();
+        for length in [24, 25, 26, 32, 63, 64] {
+            let padded = secret(&vec![7; length]);
+            assert!(
+                check(&padded) && check(padded.trim_end_matches('=')) && check(padded.strip_prefix("whsec_").unwrap()),
+                "{length}"
+            );
+        }
+        for bad in
+            [secret(&[7; 23]), secret(&[7; 65]), secret(&[7; 66]), secret(&[7; 67]), "whsec_".to_owned(), "whsec_@@@@".to_owned()]
+        {
+            assert!(!check(&bad), "{bad}");
+        }
+        let key = STANDARD.encode([7; 32]);
+        assert!(check(&format!("whpk_{key}")) && check(&format!("whpk_{}", key.trim_end_matches('='))));
+        for bad in
+            [format!("whsk_{key}"), format!("whpk_{}", STANDARD.encode([7; 31])), format!("whpk_{}", STANDARD.encode([7; 33]))]
+        {
+            assert!(!check(&bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn there_is_nobody_to_ask() {
+        let account = account(&StandardWebhooks, &[&secret(KEY)]);
+        assert_eq!(StandardWebhooks.status_request("pay_1", None, &account).unwrap_err(), AskError::Unsupported);
+        assert_eq!(StandardWebhooks.events_request(Timestamp::default(), None, &account).unwrap_err(), AskError::Unsupported);
+        assert_eq!(StandardWebhooks.endpoints_request(None, &account).unwrap_err(), AskError::Unsupported);
     }
 }
