@@ -58,6 +58,10 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 /// bytes with a reset, which may destroy our answer (a 413, above all) before the client has read it.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long after the stop a connection still takes requests: those that are on their way already. Closed at once, an idle
+/// connection would cross with its client's next webhook.
+const LAST_CALL: Duration = Duration::from_millis(200);
+
 /// How long connections may take to finish after the stop; below the stop's own deadline, above a body's time-out and
 /// the publish budget together ([`config::FINISH_MAX`]).
 const DRAIN_MAX: Duration = Duration::from_secs(40);
@@ -177,10 +181,13 @@ where
         }
     }
     // Whoever is connected already, and only not accepted yet, is served too: closing the listener would reset them.
-    while let (Ok(slot), Some(Ok((stream, peer)))) = (Arc::clone(&slots).try_acquire_owned(), listener.accept().now_or_never()) {
-        open(stream, peer, slot);
+    let waiting = listener.into_std()?;
+    while let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+        let Ok((stream, peer)) = waiting.accept() else { break };
+        stream.set_nonblocking(true)?;
+        open(TcpStream::from_std(stream)?, peer, slot);
     }
-    drop(listener);
+    drop(waiting);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN_MAX, all_ended).await.is_err() {
         tracing::warn!(server, connections = connections.len(), "connections did not finish in time and are cut");
@@ -215,12 +222,14 @@ async fn serve_connection<S, B>(
 
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
-        // The connection first: what has arrived before the stop is read and answered.
         biased;
         ended = &mut connection => ended,
-        () = stop.cancelled() => {
-            Pin::new(&mut connection).graceful_shutdown();
-            (&mut connection).await
+        () = stop.cancelled() => match tokio::time::timeout(LAST_CALL, &mut connection).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            }
         }
     };
     let parts = connection.into_parts();

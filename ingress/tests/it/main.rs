@@ -1,0 +1,6 @@
+//! The ingress over real sockets, with a publisher whose verdict the test chooses. One binary, so that it links once.
+
+mod accept;
+mod refuse;
+mod stop;
+mod support;
