@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::shutdown::Shutdown;
-use crate::telemetry::{HTTP_CONNECTIONS, HTTP_PANICS_TOTAL, SERVER};
+use crate::telemetry::{HTTP_CONNECTIONS, HTTP_PANICS_TOTAL, HTTP_REFUSALS_TOTAL, REASON, SERVER};
 
 /// Connections that the kernel holds until they are accepted; Linux cuts it to `net.core.somaxconn` (4096).
 const BACKLOG: i32 = 4096;
@@ -69,6 +69,9 @@ const _: () = assert!(config::FINISH_MAX.as_secs() < DRAIN_MAX.as_secs());
 
 /// The parser's own table of headers, which needs no allocation; [`Limits::headers_max`] is not above it.
 pub const HEADERS_MAX: usize = 100;
+
+const SLOW_HEAD: &str = "slow_head";
+const HEAD_TOO_LARGE: &str = "head_too_large";
 
 const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -224,20 +227,42 @@ async fn serve_connection<S, B>(
     let ended = tokio::select! {
         biased;
         ended = &mut connection => ended,
-        () = stop.cancelled() => match tokio::time::timeout(LAST_CALL, &mut connection).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
-                (&mut connection).await
-            }
+        () = last_call(&stop) => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            (&mut connection).await
         }
     };
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
-    let head_timed_out = ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty();
+    let refusal = ended.err().and_then(|error| refusal(&error, !parts.read_buf.is_empty()));
+    if let Some(reason) = refusal {
+        refused(server, reason);
+    }
     // The client may be gone; then there is nobody to be polite to.
-    let _ = tokio::time::timeout(LINGER, linger(&mut stream, head_timed_out)).await;
+    let _ = tokio::time::timeout(LINGER, linger(&mut stream, refusal == Some(SLOW_HEAD))).await;
     drop(slot);
+}
+
+/// Resolves when the stop has begun and what was on its way then has come.
+async fn last_call(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(LAST_CALL).await;
+}
+
+/// Why HTTP ended a connection, as a metric label: a closed set. `None` where the client did, or was merely idle.
+fn refusal(error: &hyper::Error, head_began: bool) -> Option<&'static str> {
+    if error.is_timeout() {
+        head_began.then_some(SLOW_HEAD)
+    } else if error.is_parse_too_large() {
+        Some(HEAD_TOO_LARGE)
+    } else {
+        error.is_parse().then_some("malformed_head")
+    }
+}
+
+fn refused(server: &'static str, reason: &'static str) {
+    metrics::counter!(HTTP_REFUSALS_TOTAL, SERVER => server, REASON => reason).increment(1);
+    tracing::debug!(server, reason, "http.refused");
 }
 
 /// Ends a connection so that its last answer arrives.
@@ -267,7 +292,10 @@ where
         let call = (request.headers().len() <= headers_max).then(|| service.call(request));
         async move {
             let mut response = match call {
-                None => closing(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+                None => {
+                    refused(server, HEAD_TOO_LARGE);
+                    closing(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+                }
                 Some(call) => match AssertUnwindSafe(call).catch_unwind().await {
                     Ok(Ok(response)) => response,
                     Err(_) => {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use paybell_shared::queue::PublishError;
 
-use crate::support::{BODY, BODY_BYTES_MAX, NOW_S, Rig, SECRET, SHOP_SECRET, Verdict, genuine, request, signature, signed};
+use crate::support::{
+    BODY, BODY_BYTES_MAX, NOW_S, Rig, SECRET, SHOP_SECRET, Verdict, genuine, request, signature, signed, until,
+};
 
 /// Refused with this status and without a detail; counted under this reason.
 async fn check(rig: &Rig, request: impl AsRef<[u8]>, status: u16, reason: &str) {
@@ -21,12 +23,17 @@ async fn check(rig: &Rig, request: impl AsRef<[u8]>, status: u16, reason: &str) 
 /// As [`check`], for what HTTP refuses before there is a webhook.
 async fn check_http(rig: &Rig, request: impl AsRef<[u8]>, status: u16) {
     let shown = String::from_utf8_lossy(request.as_ref()).chars().take(120).collect::<String>();
+    let before = rig.metric("paybell_http_refusals_total", &["server=\"webhooks\""]);
     let mut client = rig.client().await;
     client.send(request).await;
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.body.as_slice()), (status, &b""[..]), "{shown}");
     assert!(client.next_answer().await.is_none(), "{shown}: the connection stays open");
     assert_eq!(rig.publisher.published(), [], "{shown}");
+    // The connection's last word is counted when it is said.
+    let counted = || rig.metric("paybell_http_refusals_total", &["server=\"webhooks\""]) - before;
+    until("the refusal is counted", || counted() > 0.5).await;
+    assert!((counted() - 1.0).abs() < f64::EPSILON, "{shown}");
 }
 
 fn reasons(rig: &Rig, reason: &str) -> f64 {
@@ -130,7 +137,7 @@ async fn header_bombs_are_refused() {
         config.limits.headers_max = 64;
         config.limits.header_bytes_max = 8 * 1024;
     });
-    let numbered = |count: usize| (0..count).map(|number| format!("x-{number}: y\r\n")).collect::<String>();
+    let numbered = |count: usize| (0..count).map(|number| format!("x-{number}: y")).collect::<Vec<_>>().join("\r\n") + "\r\n";
     let good = signature(SECRET, NOW_S, BODY.as_bytes());
     for headers in [numbered(62), numbered(150), numbered(10_000), format!("x-long: {}\r\n", "y".repeat(8 * 1024))] {
         check_http(&rig, request("/webhooks/stripe", &format!("{good}{headers}"), BODY), 431).await;
@@ -287,7 +294,7 @@ async fn who_hangs_up_is_counted_and_leaves_no_trace_in_flight() {
     client.send(genuine()).await;
     rig.publisher.began().await;
     drop(client);
-    crate::support::until("the webhook is given up", || rig.counted("aborted", "hung_up") > 0.0).await;
+    until("the webhook is given up", || rig.counted("aborted", "hung_up") > 0.0).await;
     assert!(rig.metric("paybell_webhooks_in_flight", &[]).abs() < f64::EPSILON);
     let [line] = &rig.log.webhooks()[..] else { panic!("not one line") };
     assert!(line.contains("WARN") && line.contains("evt_1"), "a genuine webhook was given up: {line}");
@@ -303,7 +310,7 @@ async fn nothing_that_a_stranger_chooses_is_logged_or_a_label() {
         request("/webhooks/stripe", &format!("user-agent: {marked}\r\nstripe-signature: {marked}\r\n"), BODY),
         request("/webhooks/stripe", "stripe-signature: t=1,v1=mark\r\n", marked),
         request("/webhooks/stripe", &format!("{good}traceparent: 00-mark\r\nx-request-id: mark\r\nhost: mark\r\n"), BODY),
-        format!("MARK /webhooks/mark\u{1b} HTTP/1.1\r\nhost: mark\r\n\r\n").into_bytes(),
+        b"MARK /webhooks/mark\x1b HTTP/1.1\r\nhost: mark\r\n\r\n".to_vec(),
         b"POST /webhooks/stripe HTTP/1.1\r\nmark\x1b[31m: \x00\r\n\r\n".to_vec(),
     ] {
         rig.exchange(request).await;
