@@ -8,7 +8,7 @@ use crate::limit::{Held, Limit};
 use crate::refusal::Refusal;
 
 /// Reads all of a body of at most `max` bytes, counting them in `held`. A body in one piece is not copied.
-pub(crate) async fn read<'a>(mut body: Incoming, max: usize, held: &'a Limit) -> Result<(Bytes, Held<'a>), Refusal> {
+pub(crate) async fn read(mut body: Incoming, max: usize, held: &Limit) -> Result<(Bytes, Held<'_>), Refusal> {
     if body.size_hint().exact().is_some_and(|declared| declared > max as u64) {
         return Err(Refusal::TooLarge);
     }

@@ -12,8 +12,8 @@ use paybell_shared::{ops, queue, serve, telemetry};
 
 /// Receives payment webhooks, verifies them, puts them on the queue and acknowledges them.
 ///
-/// PSPs call POST /webhooks/{psp}[/{account}]. A 2xx means that the webhook is durable; 503 means: send it again.
-/// Operators find /livez, /readyz and /metrics at [ingress] ops_listen. SIGTERM finishes what is in flight, then exits 0.
+/// PSPs call `POST /webhooks/{psp}[/{account}]`. A 2xx means that the webhook is durable; 503 means: send it again.
+/// Operators find /livez, /readyz and /metrics at the address that `ops_listen` in `[ingress]` names. SIGTERM finishes what is in flight, then exits 0.
 #[derive(Parser)]
 #[command(
     version,
@@ -55,8 +55,6 @@ async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::new();
     let queue = queue::connect(config.queue_settings("paybell-ingress")).await?;
     let started = paybell_ingress::start(config, &queue, Arc::new(SystemClock), &shutdown).await?;
-    // So that only the connections hold on to the queue's publisher.
-    drop(queue);
     ops::serve(serve::bind(config.ingress.ops_listen)?, vec![started.check], metrics, &shutdown);
     Ok(shutdown.run().await?)
 }

@@ -11,7 +11,7 @@ use crate::route::Route;
 
 pub(crate) const ACCEPTED: &str = "accepted";
 
-/// The sender hung up, or a handler panicked: nobody was answered, and a PSP sends again.
+/// The sender hung up before it was answered, or the walk panicked: a PSP sends again.
 const ABORTED: &str = "aborted";
 
 /// Writes when it is dropped, so that no way out of the walk is without its line.
@@ -59,6 +59,9 @@ impl<'a> Record<'a> {
 impl Drop for Record<'_> {
     fn drop(&mut self) {
         let took = self.began.elapsed();
+        if self.outcome == ABORTED {
+            self.reason = if std::thread::panicking() { "panic" } else { "hung_up" };
+        }
         match (self.outcome, self.route) {
             (ACCEPTED, Some(route)) => {
                 route.accepted.increment(1);
@@ -74,9 +77,9 @@ impl Drop for Record<'_> {
                 counter!(WEBHOOKS_TOTAL, &labels).increment(1);
             }
         }
-        // What anyone can cause is at debug: a flood of forgeries is counted, and does not fill disks. What a PSP's own
-        // webhook met is above: info if it is safe, warn if the PSP must send it again.
-        let level_of_strangers = self.event_id.is_none() && self.outcome != "unavailable";
+        // What anyone can cause is at debug: a flood of forgeries is counted, and does not fill disks. What needs a look, or
+        // what a PSP must send again, is at warn.
+        let is_of_strangers = self.event_id.is_none() && self.outcome != "unavailable" && self.reason != "panic";
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -94,7 +97,7 @@ impl Drop for Record<'_> {
         }
         if self.outcome == ACCEPTED {
             line!(info);
-        } else if level_of_strangers {
+        } else if is_of_strangers {
             line!(debug);
         } else {
             line!(warn);

@@ -143,7 +143,7 @@ fn scheme(url: &str) -> &str {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Largest body; a PSP's largest (GoCardless, 250 events) stays below 256 KiB.
+    /// Largest body; a PSP's largest (250 events in one call) stays below 256 KiB.
     pub body_bytes_max: usize,
     pub headers_max: usize,
     pub header_bytes_max: usize,
@@ -616,4 +616,198 @@ impl PspTable {
 
 fn read_secret(source: &SecretSource, setting: String) -> Result<Secret, ConfigError> {
     source.read(&setting).map_err(|source| ConfigError::Secret { setting, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STRIPE: &str = "[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['whsec_hush']\n";
+
+    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::parse(text, "paybell.toml", environment)
+    }
+
+    /// The whole chain, as `main` prints it.
+    fn refusal(text: &str, environment: &[(&str, &str)]) -> String {
+        let shown = format!("{:#}", anyhow::Error::from(parse(text, environment).expect_err(text)));
+        assert!(!shown.contains("hush"), "a secret is printed: {shown}");
+        shown
+    }
+
+    /// Refused, with these words.
+    fn check(text: &str, expected: &[&str]) {
+        let shown = refusal(text, &[]);
+        for words in expected {
+            assert!(shown.contains(words), "{words:?} is not in {shown:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_the_embedded_mode() {
+        let config = parse("", &[]).unwrap();
+        assert_eq!(config.queue.url, "sqlite:paybell-data/queue.db");
+        assert_eq!(config.seen.url, "memory:");
+        assert_eq!(config.ingress.listen, SocketAddr::from(([0, 0, 0, 0], 8080)));
+        assert_eq!(config.ingress.ops_listen, SocketAddr::from(([127, 0, 0, 1], 9080)));
+        assert_eq!(config.worker.ops_listen, SocketAddr::from(([127, 0, 0, 1], 9081)));
+        assert_eq!(config.api.listen, SocketAddr::from(([127, 0, 0, 1], 8081)));
+        assert_eq!(config.orders.registration, Registration::Optional);
+        assert!(config.worker.consume && config.accounts.is_empty());
+    }
+
+    #[test]
+    fn the_environment_stands_above_the_file_and_the_file_above_the_default() {
+        let text = "[queue]\nurl = 'amqp://file'\n[store]\nurl = 'postgres://file'\n[limits]\nbatch_max = 10";
+        let environment = [
+            ("PAYBELL_QUEUE_URL", "amqps://environment"),
+            ("PAYBELL_LIMITS_BATCH_MAX", " 20 "),
+            ("PAYBELL_LIMITS_RETRY_STEPS_S", "1, 2,3"),
+            ("PAYBELL_INGRESS_TRUSTED_PROXIES", "10.0.0.0/8, fd00::/8"),
+            ("PAYBELL_WORKER_CONSUME", "false"),
+            ("PAYBELL_ORDERS_REGISTRATION", "required"),
+            ("PAYBELL_API_TOKEN", "hush"),
+            // Not ours: other programs', Kubernetes', and what other settings read by `env:`.
+            ("PATH", "/bin"),
+            ("PAYBELL_CONFIG", "paybell.toml"),
+            ("PAYBELL_STRIPE_SECRET", "hush"),
+            ("PAYBELL_API_SERVICE_HOST", "10.1.2.3"),
+            ("PAYBELL_API_PORT", "tcp://10.1.2.3:8081"),
+            ("PAYBELL_API_PORT_8081_TCP", "tcp://10.1.2.3:8081"),
+        ];
+        let config = parse(text, &environment).unwrap();
+        assert_eq!(config.queue.url, "amqps://environment");
+        assert_eq!(config.store.url, "postgres://file");
+        assert_eq!(config.limits.batch_max, 20);
+        assert_eq!(config.limits.in_flight_max, Limits::default().in_flight_max);
+        assert_eq!(config.limits.retry_steps_s, [1, 2, 3]);
+        assert_eq!(config.ingress.trusted_proxies.len(), 2);
+        assert_eq!(config.orders.registration, Registration::Required);
+        assert!(!config.worker.consume);
+        assert!(config.api.tokens[0].secret.matches("hush"));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_with_their_line() {
+        check("[queue]\nurl = 'amqp://x'\nurll = 'x'", &["paybell.toml", "line 3", "urll"]);
+        check("[quue]\n", &["line 1", "quue"]);
+        check(&format!("{STRIPE}secret = 'whsec_hush'"), &["line 5", "secret"]);
+        check("[limits]\nbody_bytes_max = 1\nbody_bytes_max = 2", &["line 3"]);
+        check("[ingress]\n\n\nlisten = 'here'", &["line 4", "socket address"]);
+    }
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_printed() {
+        check("[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = 'whsec_hush'", &["line 4", "a string", "sequence"]);
+        check("[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = 'whsec_\\\"hush'", &["line 4", "a string"]);
+        check("[[psp]]\nsecrets = ['whsec_hush'", &["line 2"]);
+        assert!(refusal("", &[("PAYBELL_API_TOKENS", "hush")]).contains("PAYBELL_API_TOKENS"));
+    }
+
+    #[test]
+    fn a_variable_that_is_wrong_is_named() {
+        for (variable, value) in [
+            ("PAYBELL_LIMITS_BATCH_MAX", "many"),
+            ("PAYBELL_LIMITS_BATCH_MAX", "-1"),
+            ("PAYBELL_LIMITS_RETRY_STEPS_S", "1,x"),
+            ("PAYBELL_LIMITS_BODY", "1"),
+            ("PAYBELL_WORKER_CONSUME", "perhaps"),
+            ("PAYBELL_INGRESS_LISTEN", "8080"),
+            ("PAYBELL_INGRESS_TRUSTED_PROXIES", "10.0.0.0/33"),
+            ("PAYBELL_QUEUE_URLL", "amqp://x"),
+            ("PAYBELL_ORDERS_REGISTRATION", "maybe"),
+        ] {
+            let shown = refusal("[store]\nurl = 'sqlite:x'", &[("PAYBELL_SEEN_URL", "memory:"), (variable, value)]);
+            assert!(shown.starts_with(variable), "{variable}: {shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_empty_or_contradictory_is_named() {
+        check("[queue]\nurl = ''", &["[queue] url", "empty"]);
+        check("[queue]\nurl = 'http://x'", &["[queue] url", "amqp:"]);
+        check("[store]\nurl = 'mysql://root:hush@x'", &["[store] url", "postgres:"]);
+        check("[seen]\nurl = 'x'", &["[seen] url", "memory:"]);
+        check("[ingress]\npublic_url = 'pay.example'", &["[ingress] public_url", "https:"]);
+        check("[ingress]\nlisten = '0.0.0.0:1'\nops_listen = '0.0.0.0:1'", &["[ingress] ops_listen", "[ingress] listen"]);
+        check("[api]\nlisten = '127.0.0.1:9081'", &["[worker] ops_listen", "[api] listen"]);
+        check("[api]\ntoken = ''", &["[api] token", "empty"]);
+        check("[api]\ntoken = 'env:PAYBELL_TEST_NOT_SET'", &["[api] token", "PAYBELL_TEST_NOT_SET"]);
+        check("[[api.tokens]]\nname = 'a'\nsecret = 'hush'\nscopes = []", &["[api] tokens[0].scopes"]);
+        let token = "[[api.tokens]]\nname = 'a'\nsecret = 'hush'\nscopes = ['read']\n";
+        check(&token.repeat(2), &["[api] tokens[1].name"]);
+
+        check("[[psp]]\nid = 'nobody'\nmode = 'test'\nsecrets = ['hush']", &["psp[0].id", "nobody", "stripe"]);
+        check("[[psp]]\nid = 'stripe'\nmode = 'test'", &["line 1", "secrets"]);
+        check("[[psp]]\nid = 'stripe'\nsecrets = ['hush']", &["line 1", "mode"]);
+        check("[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = []", &["psp[0].secrets", "empty"]);
+        check("[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['hush', '']", &["psp[0].secrets[1]", "empty"]);
+        check(
+            "[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['file:/nonexistent/s']",
+            &["psp[0].secrets[0]", "/nonexistent/s"],
+        );
+        check(&STRIPE.repeat(2), &["psp[1].account", "stripe/default", "twice"]);
+        for (extra, named) in [
+            ("account = ''", "account"),
+            ("account = '..'", "account"),
+            ("account = 'a/b'", "account"),
+            ("account = 'ä'", "account"),
+            ("api_url = 'api.stripe.com'", "api_url"),
+            ("api_key = ''", "api_key"),
+            ("tolerance_s = 0", "tolerance_s"),
+            ("order_reference = 'metadata..order'", "order_reference"),
+            ("order_reference = ''", "order_reference"),
+        ] {
+            check(&format!("{STRIPE}{extra}"), &["psp[0].", named]);
+        }
+    }
+
+    #[test]
+    fn limits_are_limited() {
+        for (text, named) in [
+            ("body_bytes_max = 0", "body_bytes_max"),
+            ("body_bytes_max = 16777217", "body_bytes_max"),
+            ("headers_max = 101", "headers_max"),
+            ("header_bytes_max = 100", "header_bytes_max"),
+            ("header_timeout_s = 0", "header_timeout_s"),
+            ("header_timeout_s = 601", "header_timeout_s"),
+            ("body_timeout_s = 29", "body_timeout_s"),
+            ("connections_max = 0", "connections_max"),
+            ("connections_max = 1000001", "connections_max"),
+            ("in_flight_max = 0", "in_flight_max"),
+            ("publish_budget_ms = 10001", "publish_budget_ms"),
+            ("batch_max = 0", "batch_max"),
+            ("batch_max = 1001", "batch_max"),
+            ("batch_linger_ms = 1001", "batch_linger_ms"),
+            ("retry_steps_s = []", "retry_steps_s"),
+            ("retry_steps_s = [0]", "retry_steps_s"),
+        ] {
+            check(&format!("[limits]\n{text}"), &["[limits] ", named]);
+        }
+        // Stripe waits five seconds, so the queue must have answered before; alone, the limit is fine.
+        parse("[limits]\npublish_budget_ms = 9000", &[]).unwrap();
+        let timeout_ms = psp::find("stripe").unwrap().profile().timeout.as_millis();
+        check(&format!("[limits]\npublish_budget_ms = {timeout_ms}\n{STRIPE}"), &["[limits] publish_budget_ms", "stripe"]);
+        parse(&format!("[limits]\npublish_budget_ms = {}\n{STRIPE}", timeout_ms - 1), &[]).unwrap();
+    }
+
+    #[test]
+    fn a_configuration_never_prints_a_secret() {
+        let text = format!(
+            "{STRIPE}api_key = 'sk_hush'\n[queue]\nurl = 'amqp://a:hush@x'\n[store]\nurl = 'postgres://a:hush@x'\n\
+             [seen]\nurl = 'redis://:hush@x'\n[api]\ntoken = 'hush'"
+        );
+        let config = parse(&text, &[]).unwrap();
+        assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+    }
+
+    #[test]
+    fn an_account_is_found_by_its_route() {
+        let config = parse(&format!("{STRIPE}{STRIPE}account = 'shop'"), &[]).unwrap();
+        assert!(config.account("stripe", "shop").is_some());
+        assert!(config.account("stripe", DEFAULT_ACCOUNT).is_some());
+        assert!(config.account("stripe", "other").is_none());
+        assert!(config.account("adyen", "default").is_none());
+    }
 }

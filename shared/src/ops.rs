@@ -111,3 +111,71 @@ async fn readyz(State(ops): State<Ops>) -> Response {
 async fn exposition(State(ops): State<Ops>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], ops.metrics.render()).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use metrics_exporter_prometheus::PrometheusBuilder;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn tells_the_truth_to_the_end_of_the_stop() {
+        let shutdown = Shutdown::new();
+        let listener = serve::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&is_ready);
+        let check: Check =
+            Arc::new(move || Report { part: "the part", ready: seen.load(Ordering::Relaxed), detail: "as it is".to_owned() });
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || metrics::counter!("paybell_tests_total").increment(7));
+        super::serve(listener, vec![check], handle, &shutdown);
+        let ask = || tokio::task::spawn_blocking(move || ask_ready(address).unwrap());
+
+        let starting = get(address, "/readyz").await;
+        assert!(starting.starts_with("HTTP/1.1 503 ") && starting.contains(r#""part":"the part""#), "{starting}");
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200 "));
+        assert!(!ask().await.unwrap());
+        is_ready.store(true, Ordering::Relaxed);
+        let ready = get(address, "/readyz").await;
+        assert!(ready.starts_with("HTTP/1.1 200 ") && ready.contains(r#""detail":"as it is""#), "{ready}");
+        assert!(ask().await.unwrap());
+        assert!(get(address, "/metrics").await.contains("\npaybell_tests_total 7\n"));
+        assert!(get(address, "/").await.starts_with("HTTP/1.1 404 "));
+
+        // A task that is still busy: the stop lasts, and is told.
+        let (release, released) = tokio::sync::oneshot::channel::<()>();
+        shutdown.spawn("busy", async move { Ok(released.await?) });
+        let stop = tokio::spawn({
+            let shutdown = shutdown.clone();
+            async move { shutdown.finish().await }
+        });
+        shutdown.stopping().await;
+        let stopping = get(address, "/readyz").await;
+        assert!(stopping.starts_with("HTTP/1.1 503 ") && stopping.contains(r#""stopping":true"#), "{stopping}");
+        assert!(get(address, "/livez").await.starts_with("HTTP/1.1 200 "));
+        release.send(()).unwrap();
+        assert!(stop.await.unwrap());
+        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    }
+
+    #[test]
+    fn nobody_there_is_an_error() {
+        // Bound and not listening: nobody else gets the port meanwhile.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        assert!(ask_ready(socket.local_addr().unwrap().as_socket().unwrap()).is_err());
+    }
+}

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::shutdown::Shutdown;
-use crate::telemetry::{HTTP_CONNECTIONS, HTTP_PANICS_TOTAL, SERVER};
+use crate::telemetry::{HTTP_CONNECTIONS, HTTP_PANICS_TOTAL, HTTP_REFUSALS_TOTAL, REASON, SERVER};
 
 /// Connections that the kernel holds until they are accepted; Linux cuts it to `net.core.somaxconn` (4096).
 const BACKLOG: i32 = 4096;
@@ -58,6 +58,10 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 /// bytes with a reset, which may destroy our answer (a 413, above all) before the client has read it.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// How long after the stop a connection still takes requests: those that are on their way already. Closed at once, an idle
+/// connection would cross with its client's next webhook.
+const LAST_CALL: Duration = Duration::from_millis(200);
+
 /// How long connections may take to finish after the stop; below the stop's own deadline, above a body's time-out and
 /// the publish budget together ([`config::FINISH_MAX`]).
 const DRAIN_MAX: Duration = Duration::from_secs(40);
@@ -65,6 +69,9 @@ const _: () = assert!(config::FINISH_MAX.as_secs() < DRAIN_MAX.as_secs());
 
 /// The parser's own table of headers, which needs no allocation; [`Limits::headers_max`] is not above it.
 pub const HEADERS_MAX: usize = 100;
+
+const SLOW_HEAD: &str = "slow_head";
+const HEAD_TOO_LARGE: &str = "head_too_large";
 
 const HEAD_TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
@@ -177,10 +184,13 @@ where
         }
     }
     // Whoever is connected already, and only not accepted yet, is served too: closing the listener would reset them.
-    while let (Ok(slot), Some(Ok((stream, peer)))) = (Arc::clone(&slots).try_acquire_owned(), listener.accept().now_or_never()) {
-        open(stream, peer, slot);
+    let waiting = listener.into_std()?;
+    while let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+        let Ok((stream, peer)) = waiting.accept() else { break };
+        stream.set_nonblocking(true)?;
+        open(TcpStream::from_std(stream)?, peer, slot);
     }
-    drop(listener);
+    drop(waiting);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN_MAX, all_ended).await.is_err() {
         tracing::warn!(server, connections = connections.len(), "connections did not finish in time and are cut");
@@ -215,20 +225,44 @@ async fn serve_connection<S, B>(
 
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let ended = tokio::select! {
-        // The connection first: what has arrived before the stop is read and answered.
         biased;
         ended = &mut connection => ended,
-        () = stop.cancelled() => {
-            Pin::new(&mut connection).graceful_shutdown();
+        () = last_call(&stop) => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
     };
     let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
-    let head_timed_out = ended.is_err_and(|error| error.is_timeout()) && !parts.read_buf.is_empty();
+    let refusal = ended.err().and_then(|error| refusal(&error, !parts.read_buf.is_empty()));
+    if let Some(reason) = refusal {
+        refused(server, reason);
+    }
     // The client may be gone; then there is nobody to be polite to.
-    let _ = tokio::time::timeout(LINGER, linger(&mut stream, head_timed_out)).await;
+    let _ = tokio::time::timeout(LINGER, linger(&mut stream, refusal == Some(SLOW_HEAD))).await;
     drop(slot);
+}
+
+/// Resolves when the stop has begun and what was on its way then has come.
+async fn last_call(stop: &CancellationToken) {
+    stop.cancelled().await;
+    tokio::time::sleep(LAST_CALL).await;
+}
+
+/// Why HTTP ended a connection, as a metric label: a closed set. `None` where the client did, or was merely idle.
+fn refusal(error: &hyper::Error, head_began: bool) -> Option<&'static str> {
+    if error.is_timeout() {
+        head_began.then_some(SLOW_HEAD)
+    } else if error.is_parse_too_large() {
+        Some(HEAD_TOO_LARGE)
+    } else {
+        error.is_parse().then_some("malformed_head")
+    }
+}
+
+fn refused(server: &'static str, reason: &'static str) {
+    metrics::counter!(HTTP_REFUSALS_TOTAL, SERVER => server, REASON => reason).increment(1);
+    tracing::debug!(server, reason, "http.refused");
 }
 
 /// Ends a connection so that its last answer arrives.
@@ -258,7 +292,10 @@ where
         let call = (request.headers().len() <= headers_max).then(|| service.call(request));
         async move {
             let mut response = match call {
-                None => closing(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+                None => {
+                    refused(server, HEAD_TOO_LARGE);
+                    closing(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE)
+                }
                 Some(call) => match AssertUnwindSafe(call).catch_unwind().await {
                     Ok(Ok(response)) => response,
                     Err(_) => {

@@ -28,6 +28,9 @@ pub const HTTP_CONNECTIONS: &str = "paybell_http_connections";
 /// Requests that ended in a panic, by [`SERVER`].
 pub const HTTP_PANICS_TOTAL: &str = "paybell_http_panics_total";
 
+/// What HTTP refused before a handler saw it, by [`SERVER`] and [`REASON`].
+pub const HTTP_REFUSALS_TOTAL: &str = "paybell_http_refusals_total";
+
 pub const PSP: &str = "psp";
 pub const ACCOUNT: &str = "account";
 pub const OUTCOME: &str = "outcome";
@@ -88,6 +91,7 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(INGRESS_QUEUE_UP, "1 while the ingress can put webhooks on the queue.");
     describe_gauge!(HTTP_CONNECTIONS, "Open connections.");
     describe_counter!(HTTP_PANICS_TOTAL, "Requests that ended in a panic.");
+    describe_counter!(HTTP_REFUSALS_TOTAL, "Requests that were refused before a handler saw them.");
     Ok(handle)
 }
 

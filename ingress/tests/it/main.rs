@@ -1,0 +1,7 @@
+//! The ingress over real sockets, with a publisher whose verdict the test chooses. One binary, so that it links once.
+
+mod accept;
+mod binary;
+mod refuse;
+mod stop;
+mod support;
