@@ -82,6 +82,7 @@ async fn rabbitmq_keeps_its_messages_over_a_kill_and_leaves_nothing() -> Result<
     let server = RabbitMq::start_private().await;
     let vhost = server.vhost().await;
     put(&channel(&vhost).await?, b"kept").await?;
+    server.settle().await;
     let before = below(server.pid().context("a process")?);
     // The shell, Erlang, what Erlang starts, and epmd.
     ensure!(before.len() >= 4, "{before:?}");
@@ -160,7 +161,8 @@ async fn free_ports_are_free_and_given_once() -> Result<()> {
 
 #[test]
 fn a_guarded_process_is_asked_frozen_and_told_of() -> Result<()> {
-    let guarded = Guarded::new(folder()?, Command::new("sh").args(["-c", "trap 'exit 7' TERM; echo on; while :; do sleep 0.01; done"]))?;
+    let guarded =
+        Guarded::new(folder()?, Command::new("sh").args(["-c", "trap 'exit 7' TERM; echo on; while :; do sleep 0.01; done"]))?;
     guarded.start()?;
     let deadline = std::time::Instant::now() + LIMIT;
     while guarded.log_tail() != "on\n" {
@@ -188,6 +190,7 @@ const VICTIM: &str = "PAYBELL_TEST_HARNESS_VICTIM";
 
 /// Not a test of its own: started by the next one, it prints what it has started and waits to be killed.
 #[tokio::test]
+#[ignore = "waits to be killed"]
 async fn victim() -> Result<()> {
     if std::env::var_os(VICTIM).is_none() {
         return Ok(());
@@ -204,7 +207,7 @@ async fn victim() -> Result<()> {
 #[test]
 fn nothing_is_left_of_a_killed_test() -> Result<()> {
     let mut victim = Command::new(std::env::current_exe()?)
-        .args(["--exact", "victim", "--nocapture"])
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
         .env(VICTIM, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -205,7 +205,8 @@ impl Drop for Service {
 fn built(name: &str) -> Result<PathBuf> {
     let executable = std::env::current_exe().context("the test's own executable is unknown")?;
     let candidates = executable.ancestors().skip(1).take(2).map(|folder| folder.join(name));
-    candidates.into_iter().find(|program| program.is_file()).ok_or_else(|| {
-        anyhow!("{name} is not built: run tests/run, or cargo build --workspace --bins first")
-    })
+    candidates
+        .into_iter()
+        .find(|program| program.is_file())
+        .ok_or_else(|| anyhow!("{name} is not built: run tests/run, or cargo build --workspace --bins first"))
 }

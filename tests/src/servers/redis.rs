@@ -50,10 +50,8 @@ impl Redis {
         command.args(["--databases", &DATABASES.to_string(), "--save", "", "--appendonly", "yes"]);
         let process = Guarded::new(folder, &command)?;
         process.start()?;
-        let redis = Self {
-            url: format!("redis://127.0.0.1:{port}"),
-            owner: Owner { name: "Redis", process: Some(process), private },
-        };
+        let redis =
+            Self { url: format!("redis://127.0.0.1:{port}"), owner: Owner { name: "Redis", process: Some(process), private } };
         redis.ready().await?;
         Ok(redis)
     }
@@ -80,8 +78,7 @@ impl Redis {
 
     async fn next_database(&self) -> Result<String> {
         let mut connection = redis::Client::open(self.url())?.get_multiplexed_async_connection().await?;
-        let (_, databases): (String, u32) =
-            redis::cmd("CONFIG").arg("GET").arg("databases").query_async(&mut connection).await?;
+        let (_, databases): (String, u32) = redis::cmd("CONFIG").arg("GET").arg("databases").query_async(&mut connection).await?;
         ensure!(databases > 1, "this Redis has one database: tests need one each");
         let given: u32 = redis::cmd("INCR").arg(GIVEN).query_async(&mut connection).await?;
         // Somebody's Redis may have 16: then they go around, and there are still more than tests at a time.
