@@ -10,6 +10,7 @@ use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions,
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use paybell_tests::servers::guardian::{Guarded, is_running};
+use paybell_tests::servers::process::Service;
 use paybell_tests::servers::{self, Postgres, RabbitMq, Redis, free_port};
 use redis::AsyncCommands as _;
 use sqlx::{Connection as _, PgConnection};
@@ -183,6 +184,21 @@ fn a_guarded_process_is_asked_frozen_and_told_of() -> Result<()> {
     drop(guarded);
     ensure!(!folder.exists(), "the folder is left");
     Ok(())
+}
+
+#[tokio::test]
+async fn a_services_end_and_its_log_are_told() -> Result<()> {
+    // A binary of this package, called as it does not want to be; its start needs no server.
+    let service = Service::start_unready("with-servers", &[], "[ingress]\n", &[]);
+    assert_eq!(service.exit_status().await, 1);
+    ensure!(service.log().contains("usage"), "{}", service.log());
+    Ok(())
+}
+
+#[tokio::test]
+#[should_panic(expected = "cargo build --workspace --bins")]
+async fn a_service_that_is_not_built_fails_its_test() {
+    let _ = Service::start_unready("paybell-absent", &[], "", &[]);
 }
 
 /// Set in the environment of the process that [`nothing_is_left_of_a_killed_test`] kills.

@@ -1,6 +1,6 @@
 //! Our own services as processes of their own: started, killed, frozen, and asked to stop, as their operators would.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -201,12 +201,31 @@ impl Drop for Service {
     }
 }
 
-/// A binary of ours: beside the test's executable, or one folder up (tests lie in `target/<profile>/deps`).
+/// A binary of ours: beside the test's executable, or one folder up (tests lie in `target/<profile>/deps`). One that is
+/// older than its sources is refused: the test would tell of a program that is no more.
 fn built(name: &str) -> Result<PathBuf> {
     let executable = std::env::current_exe().context("the test's own executable is unknown")?;
-    let candidates = executable.ancestors().skip(1).take(2).map(|folder| folder.join(name));
-    candidates
-        .into_iter()
+    let mut candidates = executable.ancestors().skip(1).take(2).map(|folder| folder.join(name));
+    let program = candidates
         .find(|program| program.is_file())
-        .ok_or_else(|| anyhow!("{name} is not built: run tests/run, or cargo build --workspace --bins first"))
+        .ok_or_else(|| anyhow!("{name} is not built: run tests/run, or cargo build --workspace --bins first"))?;
+    let built = program.metadata()?.modified()?;
+    for source in sources(&program) {
+        let changed = source.metadata().and_then(|metadata| metadata.modified());
+        ensure!(
+            changed.is_ok_and(|changed| changed <= built),
+            "{name} was built before {} changed: run tests/run, or cargo build --workspace --bins first",
+            source.display()
+        );
+    }
+    Ok(program)
+}
+
+/// The workspace's files that went into a program, which cargo lists beside it: `program: source source…`, where a blank
+/// in a path has a backslash before it.
+fn sources(program: &Path) -> Vec<PathBuf> {
+    let listed = std::fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    let Some((_, listed)) = listed.trim_end().split_once(": ") else { return Vec::new() };
+    let listed = listed.replace("\\ ", "\0");
+    listed.split(' ').map(|source| PathBuf::from(source.replace('\0', " "))).collect()
 }
