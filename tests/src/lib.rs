@@ -1,1 +1,4 @@
 //! What the tests across processes share: private servers, a fake PSP, conformance suites.
+
+pub mod conformance;
+pub mod servers;
