@@ -353,7 +353,9 @@ impl Kind {
 fn fact(kind: Kind, data: &Node<'_>) -> Result<Fact, Problem> {
     Ok(match kind {
         Kind::Payment(state) => Fact::Payment(payment_fact(state, data)?),
-        Kind::Refund(state) => Fact::Refund { id: data.name("refund_id")?.to_owned(), state, amount: data.money("amount")? },
+        Kind::Refund(state) => {
+            Fact::Refund { id: data.name("refund_id")?.to_owned(), state, amount: data.money("amount")?, created: None }
+        }
         Kind::Dispute(state) => Fact::Dispute { id: data.name("dispute_id")?.to_owned(), state, amount: data.money("amount")? },
     })
 }

@@ -545,7 +545,8 @@ fn refund_fact(refund: &Node<'_>, failed: bool) -> Result<Fact, Problem> {
         // pending, requires_action, none yet, and what is new to us
         _ => RefundState::Pending,
     };
-    Ok(Fact::Refund { id: refund.name("id")?.to_owned(), state, amount: refund.money("amount")? })
+    let created = refund.optional_integer("created")?.map(Timestamp::from_seconds);
+    Ok(Fact::Refund { id: refund.name("id")?.to_owned(), state, amount: refund.money("amount")?, created })
 }
 
 /// By the status alone: `funds_withdrawn` and `funds_reinstated` move money within the state that the status names.

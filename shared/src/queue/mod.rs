@@ -34,6 +34,9 @@ impl Message {
     }
 }
 
+/// Why a message is a dead letter; only [`Queue::dead_letters`] shows it.
+pub const REASON_HEADER: &str = "x-paybell-reason";
+
 /// Puts webhooks on the queue.
 #[async_trait]
 pub trait Publisher: Send + Sync {
@@ -144,6 +147,19 @@ pub enum Disposition {
     Release,
 }
 
+impl Disposition {
+    /// The disposition as a metric label: a closed set.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retry { .. } => "retry",
+            Self::DeadLetter { .. } => "dead",
+            Self::Release => "release",
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConsumeError {
     #[error("there is no connection to the queue: {0}")]
@@ -164,6 +180,27 @@ pub struct QueueSettings {
     pub connection_name: String,
 }
 
+impl QueueSettings {
+    /// What follows when the attempt numbered `attempt` failed: the retry step to wait in (an index into
+    /// `retry_steps`), or the reason of the dead letter.
+    fn after_failure(&self, attempt: u32, reason: &str) -> Result<usize, String> {
+        let step = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
+        if step < self.retry_steps.len() { Ok(step) } else { Err(bounded(&format!("attempts spent: {reason}"))) }
+    }
+}
+
+/// The most of a reason that travels or is stored, in bytes: room for an error and its causes, not for a body.
+const REASON_BYTES_MAX: usize = 512;
+
+/// Cuts a reason to [`REASON_BYTES_MAX`].
+fn bounded(reason: &str) -> String {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason[..end].to_owned()
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("[queue] url: {0:?} is none of amqp://, amqps://, sqlite:")]
@@ -172,6 +209,15 @@ pub enum ConnectError {
     Url(String),
     #[error("the embedded queue cannot be opened")]
     Sqlite(#[from] sqlx::Error),
+    #[error("the embedded queue cannot be brought up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("the embedded queue's files at {path} cannot be made")]
+    File { path: String, source: std::io::Error },
+    #[error("the embedded queue {0} is open in another process")]
+    InUse(String),
+    /// Invariant I1 would not hold.
+    #[error("the embedded queue runs with {pragma} = {found}, which is not durable")]
+    NotDurable { pragma: &'static str, found: String },
 }
 
 /// A queue, chosen by its URL. Both halves connect when first used, and each on its own connection.
@@ -201,7 +247,7 @@ impl Queue {
     pub fn publisher(&self, shutdown: &Shutdown) -> Arc<dyn Publisher> {
         match self {
             Self::Amqp(queue) => queue.publisher(shutdown),
-            Self::Sqlite(queue) => queue.publisher(),
+            Self::Sqlite(queue) => queue.publisher(shutdown),
         }
     }
 
@@ -212,5 +258,42 @@ impl Queue {
             Self::Amqp(queue) => queue.consumer(),
             Self::Sqlite(queue) => queue.consumer(),
         }
+    }
+
+    /// Takes dead letters, with their reason in the header [`REASON_HEADER`]. Nothing comes after death: here only
+    /// [`Disposition::Done`] takes a delivery off, everything else releases it.
+    #[must_use]
+    pub fn dead_letters(&self) -> Box<dyn Consumer> {
+        match self {
+            Self::Amqp(queue) => queue.dead_letters(),
+            Self::Sqlite(queue) => queue.dead_letters(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ladder_ends_in_a_dead_letter() {
+        let settings = QueueSettings {
+            url: "sqlite:x".to_owned(),
+            publish_budget: Duration::from_secs(2),
+            retry_steps: vec![Duration::from_secs(5), Duration::from_secs(30)],
+            connection_name: "test".to_owned(),
+        };
+        assert_eq!(settings.after_failure(1, "no"), Ok(0));
+        assert_eq!(settings.after_failure(2, "no"), Ok(1));
+        assert_eq!(settings.after_failure(3, "no"), Err("attempts spent: no".to_owned()));
+        assert_eq!(settings.after_failure(u32::MAX, "no"), Err("attempts spent: no".to_owned()));
+    }
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        assert_eq!(bounded("short"), "short");
+        let long = "é".repeat(REASON_BYTES_MAX);
+        let cut = bounded(&format!("x{long}"));
+        assert!(cut.len() <= REASON_BYTES_MAX && cut.len() > REASON_BYTES_MAX - 2 && long.starts_with(&cut[1..]));
     }
 }

@@ -1,0 +1,3 @@
+//! One suite a port, run against each of its backends.
+
+pub mod queue;
