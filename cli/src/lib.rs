@@ -1,1 +1,3 @@
 //! One process for everything on one machine, and the operator's commands.
+
+pub mod simulator;
