@@ -351,7 +351,8 @@ impl Ledger {
     pub fn truth(&self, order_id: &str) -> Option<Truth> {
         let payment = self.payments.get(&payment_id(order_id))?;
         let disputes = |state| payment.disputes.iter().filter(move |dispute| dispute.state == state);
-        let refunded = payment.refunded();
+        let succeeded = payment.refunds.iter().filter(|refund| refund.state == RefundState::Succeeded);
+        let refunded = succeeded.map(|refund| refund.amount).sum();
         let status = if disputes(DisputeState::Lost).next().is_some() {
             "charged_back"
         } else if disputes(DisputeState::NeedsResponse).next().is_some() {
@@ -389,7 +390,8 @@ impl Ledger {
 
     /// An event that shows one of the payment's disputes as it stands.
     pub fn show_dispute(&mut self, id: &str, number: usize, event_type: &'static str, at: i64) {
-        if let Some((payment, dispute)) = self.payments.get(id).and_then(|payment| Some((payment, payment.disputes.get(number)?))) {
+        if let Some((payment, dispute)) = self.payments.get(id).and_then(|payment| Some((payment, payment.disputes.get(number)?)))
+        {
             let object = stripe::dispute(payment, dispute, self.livemode);
             self.record(id, event_type, at, object, None);
         }
@@ -404,7 +406,7 @@ impl Ledger {
 }
 
 impl Payment {
-    /// What of it is refunded and stands, pending refunds included, as Stripe's `amount_refunded` has it.
+    /// What Stripe's `amount_refunded` says: pending refunds are in it, failed ones are not any more.
     #[must_use]
     pub fn refunded(&self) -> i64 {
         self.refunds.iter().filter(|refund| refund.state != RefundState::Failed).map(|refund| refund.amount).sum()
@@ -441,10 +443,15 @@ mod tests {
     fn a_failed_refund_is_the_merchants_money_again() {
         let (mut ledger, id) = paid(4999);
         let first = ledger.refund(&id, 1000, RefundState::Succeeded, 200);
-        assert_eq!(ledger.truth("o").unwrap(), Truth { status: "partially_refunded", captured: 4999, refunded: 1000, disputed: 0 });
+        assert_eq!(
+            ledger.truth("o").unwrap(),
+            Truth { status: "partially_refunded", captured: 4999, refunded: 1000, disputed: 0 }
+        );
         ledger.settle_refund(&id, first, RefundState::Failed, 210);
         assert_eq!(ledger.truth("o").unwrap(), Truth { status: "paid", captured: 4999, refunded: 0, disputed: 0 });
-        ledger.refund(&id, 4999, RefundState::Succeeded, 220);
+        let second = ledger.refund(&id, 4999, RefundState::Pending, 220);
+        assert_eq!(ledger.truth("o").unwrap().status, "paid");
+        ledger.settle_refund(&id, second, RefundState::Succeeded, 230);
         assert_eq!(ledger.truth("o").unwrap().status, "refunded");
     }
 
@@ -453,7 +460,8 @@ mod tests {
         let (mut ledger, id) = paid(4999);
         let number = ledger.dispute(&id, 4999, 200);
         assert_eq!(ledger.truth("o").unwrap(), Truth { status: "disputed", captured: 4999, refunded: 0, disputed: 4999 });
-        let mut lost = Ledger { salt: 2, payments: ledger.payments.clone(), events: vec![], acknowledged: HashSet::new(), livemode: false };
+        let mut lost =
+            Ledger { salt: 2, payments: ledger.payments.clone(), events: vec![], acknowledged: HashSet::new(), livemode: false };
         lost.close_dispute(&id, number, DisputeState::Lost, 300);
         assert_eq!(lost.truth("o").unwrap().status, "charged_back");
         ledger.close_dispute(&id, number, DisputeState::Won, 300);

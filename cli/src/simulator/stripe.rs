@@ -410,7 +410,8 @@ mod tests {
     #[test]
     fn events_of_one_order_concern_one_payment_and_each_ending_shows() {
         let payment = super::super::ledger::payment_id("ORD-1001");
-        for event_type in EVENT_TYPES.into_iter().filter(|name| name.starts_with("refund") || name.starts_with("charge.dispute")) {
+        for event_type in EVENT_TYPES.into_iter().filter(|name| name.starts_with("refund") || name.starts_with("charge.dispute"))
+        {
             let body: Value = serde_json::from_slice(&staged(event_type, &situation()).unwrap().body).unwrap();
             assert_eq!(body["data"]["object"]["payment_intent"], payment.as_str(), "{event_type}");
         }
@@ -418,7 +419,10 @@ mod tests {
             for ending in endings(event_type) {
                 let webhook = staged(event_type, &Situation { ending: Some(ending), part: Some(1000), ..situation() }).unwrap();
                 let body: Value = serde_json::from_slice(&webhook.body).unwrap();
-                assert_eq!((&body["data"]["object"]["status"], &body["data"]["object"]["amount"]), (&json!(ending), &json!(1000)));
+                assert_eq!(
+                    (&body["data"]["object"]["status"], &body["data"]["object"]["amount"]),
+                    (&json!(ending), &json!(1000))
+                );
             }
         }
     }

@@ -62,7 +62,12 @@ impl StripeAccount {
     }
 }
 
-async fn authorize(State(account): State<StripeAccount>, headers: HeaderMap, request: axum::extract::Request, next: Next) -> Response {
+async fn authorize(
+    State(account): State<StripeAccount>,
+    headers: HeaderMap,
+    request: axum::extract::Request,
+    next: Next,
+) -> Response {
     let offered = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
     if offered == Some(&account.api_key) {
         next.run(request).await
@@ -92,7 +97,17 @@ async fn refunds(State(account): State<StripeAccount>, RawQuery(query): RawQuery
     let ledger = account.ledger();
     let query = pairs(query.as_deref());
     let of = ledger.payments().filter(|payment| concerns(&query, &payment.id));
-    let newest_first = of.flat_map(|payment| payment.refunds.iter().rev().map(|refund| stripe::refund(payment, refund)));
+    let expands = query.iter().any(|(key, value)| key.starts_with("expand[") && value == "data.charge");
+    let newest_first = of.flat_map(|payment| {
+        let charge = payment.charges.last().filter(|_| expands).map(|charge| stripe::charge(payment, charge, ledger.livemode()));
+        payment.refunds.iter().rev().map(move |refund| {
+            let mut object = stripe::refund(payment, refund);
+            if let Some(charge) = &charge {
+                object["charge"] = charge.clone();
+            }
+            object
+        })
+    });
     list("/v1/refunds", newest_first, &query)
 }
 
@@ -100,9 +115,8 @@ async fn disputes(State(account): State<StripeAccount>, RawQuery(query): RawQuer
     let ledger = account.ledger();
     let query = pairs(query.as_deref());
     let of = ledger.payments().filter(|payment| concerns(&query, &payment.id));
-    let newest_first = of.flat_map(|payment| {
-        payment.disputes.iter().rev().map(|dispute| stripe::dispute(payment, dispute, ledger.livemode()))
-    });
+    let newest_first =
+        of.flat_map(|payment| payment.disputes.iter().rev().map(|dispute| stripe::dispute(payment, dispute, ledger.livemode())));
     list("/v1/disputes", newest_first, &query)
 }
 
@@ -236,7 +250,9 @@ mod tests {
         for (path, expected) in [(format!("/v1/refunds?payment_intent={id}"), 3), ("/v1/events?created[gte]=110".to_owned(), 8)] {
             let (mut seen, mut cursor) = (Vec::new(), String::new());
             loop {
-                let (status, page) = ask(&account, "sk_test_1", &format!("{path}{}limit=2{cursor}", if path.contains('?') { '&' } else { '?' })).await;
+                let (status, page) =
+                    ask(&account, "sk_test_1", &format!("{path}{}limit=2{cursor}", if path.contains('?') { '&' } else { '?' }))
+                        .await;
                 assert_eq!(status, 200);
                 seen.extend(page["data"].as_array().unwrap().iter().map(|object| object["id"].as_str().unwrap().to_owned()));
                 if page["has_more"] == false {
@@ -248,6 +264,8 @@ mod tests {
             assert_eq!(seen.len(), expected);
         }
         assert_eq!(ask(&account, "sk_test_1", "/v1/refunds?payment_intent=pi_none").await.1["data"], json!([]));
+        let (_, expanded) = ask(&account, "sk_test_1", &format!("/v1/refunds?payment_intent={id}&expand[]=data.charge")).await;
+        assert_eq!(expanded["data"][0]["charge"]["amount_refunded"], 3000);
         assert_eq!(ask(&account, "sk_test_1", "/v1/refunds?limit=101").await.0, 400);
     }
 }
