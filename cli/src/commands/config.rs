@@ -17,7 +17,7 @@ use super::DEVELOPMENT_CONFIG;
                   Exit: 0 the configuration holds, 2 it does not."
 )]
 pub struct CheckArgs {
-    /// The configuration file; default: PAYBELL_CONFIG, else paybell-data/paybell.toml if it is there, else the defaults.
+    /// The configuration file; default: `PAYBELL_CONFIG`, else paybell-data/paybell.toml if it is there, else the defaults.
     #[arg(long, value_name = "FILE", env = "PAYBELL_CONFIG")]
     config: Option<PathBuf>,
     /// Print JSON.

@@ -56,10 +56,10 @@ pub struct Args {
     /// Where Paybell is, with or without the path of the webhook; default: what the configuration says.
     #[arg(long, value_name = "URL")]
     to: Option<String>,
-    /// The configuration to take secret, mode and addresses from; default: PAYBELL_CONFIG, else paybell-data/paybell.toml.
+    /// The configuration to take secret, mode and addresses from; default: `PAYBELL_CONFIG`, else paybell-data/paybell.toml.
     #[arg(long, value_name = "FILE", env = "PAYBELL_CONFIG")]
     config: Option<PathBuf>,
-    /// The secret to sign with, instead of the account's first: env:NAME, file:PATH, or the secret itself.
+    /// The secret to sign with, instead of the account's first: `env:NAME`, `file:PATH`, or the secret itself.
     #[arg(long, value_name = "S")]
     secret: Option<String>,
     /// Register the order at the internal API first, as the order service would.
@@ -68,7 +68,7 @@ pub struct Args {
     /// Where the internal API is; default: what the configuration says.
     #[arg(long, value_name = "URL", requires = "register")]
     api: Option<String>,
-    /// The internal API's token: env:NAME, file:PATH, or the token itself; default: the configuration's.
+    /// The internal API's token: `env:NAME`, `file:PATH`, or the token itself; default: the configuration's.
     #[arg(long, value_name = "T", requires = "register")]
     token: Option<String>,
     /// Send the same event so many times more, each freshly signed.
@@ -316,7 +316,7 @@ mod tests {
     fn durations_are_read_with_their_unit() {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!((duration("3"), duration("3s")), (Ok(Duration::from_secs(3)), Ok(Duration::from_secs(3))));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration("2m"), Ok(Duration::from_mins(2)));
         for wrong in ["", "s", "-1s", "1h", "1.5s", "99999999999999999999s", "18446744073709551615m"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }

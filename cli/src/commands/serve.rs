@@ -1,4 +1,4 @@
-//! `paybell serve`: ingress and worker in one process; on SQLite, unless the configuration's URLs say otherwise.
+//! `paybell serve`: ingress and worker in one process; on `SQLite`, unless the configuration's URLs say otherwise.
 
 use std::io::Write as _;
 use std::net::SocketAddr;

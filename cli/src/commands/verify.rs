@@ -32,7 +32,7 @@ pub struct Args {
     /// The PSP, by its id (stripe, standard-webhooks, …).
     #[arg(required_unless_present = "vectors")]
     psp: Option<String>,
-    /// A secret, tried in the order given: env:NAME, file:PATH, or the secret itself (which other users of the machine can see).
+    /// A secret, tried in the order given: `env:NAME`, `file:PATH`, or the secret itself (which other users of the machine can see).
     #[arg(long = "secret", value_name = "S", required_unless_present = "vectors")]
     secrets: Vec<String>,
     /// A header of the webhook, as `Name: value`.

@@ -350,12 +350,12 @@ impl Ledger {
     #[must_use]
     pub fn truth(&self, order_id: &str) -> Option<Truth> {
         let payment = self.payments.get(&payment_id(order_id))?;
-        let disputes = |state| payment.disputes.iter().filter(move |dispute| dispute.state == state);
+        let any_dispute = |state| payment.disputes.iter().any(|dispute| dispute.state == state);
         let succeeded = payment.refunds.iter().filter(|refund| refund.state == RefundState::Succeeded);
         let refunded = succeeded.map(|refund| refund.amount).sum();
-        let status = if disputes(DisputeState::Lost).next().is_some() {
+        let status = if any_dispute(DisputeState::Lost) {
             "charged_back"
-        } else if disputes(DisputeState::NeedsResponse).next().is_some() {
+        } else if any_dispute(DisputeState::NeedsResponse) {
             "disputed"
         } else {
             match payment.state {
@@ -371,7 +371,8 @@ impl Ledger {
                 State::RequiresPaymentMethod | State::RequiresAction | State::Processing => "pending",
             }
         };
-        let disputed = payment.disputes.iter().filter(|dispute| dispute.state != DisputeState::Won).map(|d| d.amount).sum();
+        let disputed =
+            payment.disputes.iter().filter(|dispute| dispute.state != DisputeState::Won).map(|dispute| dispute.amount).sum();
         Some(Truth { status, captured: payment.received, refunded, disputed })
     }
 
@@ -400,7 +401,7 @@ impl Ledger {
     fn record(&mut self, payment_id: &str, event_type: &'static str, at: i64, object: Value, previous: Option<Value>) {
         let id = derived_id("evt", &self.salt.to_string(), self.events.len());
         let object_id = object["id"].as_str().unwrap_or_default().to_owned();
-        let body = stripe::event(&id, event_type, at, object, previous, self.livemode);
+        let body = stripe::event(&id, event_type, at, &object, previous, self.livemode);
         self.events.push(Event { id, event_type, created: at, payment_id: payment_id.to_owned(), object_id, body });
     }
 }

@@ -190,7 +190,7 @@ pub fn is_expiry(cancellation_reason: &str) -> bool {
 }
 
 /// An event around an object, indented by two spaces as Stripe sends it.
-pub(super) fn event(id: &str, event_type: &str, created: i64, object: Value, previous: Option<Value>, livemode: bool) -> Bytes {
+pub(super) fn event(id: &str, event_type: &str, created: i64, object: &Value, previous: Option<Value>, livemode: bool) -> Bytes {
     let mut data = json!({ "object": object });
     if let Some(previous) = previous {
         data["previous_attributes"] = previous;

@@ -45,8 +45,8 @@ const RETRIES: [Duration; 5] = [
     Duration::from_millis(50),
     Duration::from_millis(200),
     Duration::from_millis(800),
-    Duration::from_millis(2_000),
-    Duration::from_millis(4_000),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
 ];
 /// An order is looked at so often until it agrees: the resolution of the lag. The wait grows to the longest.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
@@ -91,9 +91,9 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
     let exit = match finished {
         Ok(Some((sheet, stage))) => {
             if args.json {
-                sheet.print_json()
+                sheet.print_json();
             } else {
-                sheet.print()
+                sheet.print();
             }
             if args.keep {
                 stage.introduce();
