@@ -14,7 +14,7 @@ use super::DEVELOPMENT_CONFIG;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  paybell config check --config /etc/paybell.toml\n  PAYBELL_INGRESS_LISTEN=0.0.0.0:80 paybell config check\n\n\
-                  Exit: 0 the configuration holds, 2 it does not."
+                  Exit: 0 nothing is wrong, 2 something is."
 )]
 pub struct CheckArgs {
     /// The configuration file; default: `PAYBELL_CONFIG`, else paybell-data/paybell.toml if it is there, else the defaults.
@@ -45,7 +45,7 @@ pub fn check(args: CheckArgs) -> Outcome {
         output::json(&json!({ "file": path, "settings": settings, "warnings": warnings }));
         return Ok(Exit::Yes);
     }
-    output::line(format_args!("{} holds.", path.as_deref().map_or("the defaults".into(), Path::to_string_lossy)));
+    output::line(format_args!("{}: nothing is wrong.", path.as_deref().map_or("the defaults".into(), Path::to_string_lossy)));
     output::line(output::table(["setting", "value"], settings));
     for warning in warnings {
         output::line(format_args!("warning: {warning}"));

@@ -90,8 +90,10 @@ pub async fn run(args: Args) -> Outcome {
     let plan = Plan::of(&args).map_err(Failure::usage)?;
     if let Some((api, registration)) = &plan.registration {
         api.register(&args.order, registration).await.map_err(|error| match error {
-            ApiError::Unreachable { .. } => Failure::unknown(anyhow!(error).context("the order was not registered")),
-            error => Failure { exit: Exit::No, error: anyhow!(error).context("the order was not registered") },
+            ApiError::Refused { status, .. } if !status.is_server_error() => {
+                Failure { exit: Exit::No, error: anyhow!(error).context("the order was not registered") }
+            }
+            error => Failure::unknown(anyhow!(error).context("the order was not registered")),
         })?;
         if !args.json {
             output::line(format_args!("registered {}: {} {}", output::printable(&args.order), args.amount, args.currency));

@@ -2,7 +2,6 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
@@ -94,7 +93,7 @@ fn one(args: Args) -> anyhow::Result<Exit> {
         .secrets
         .iter()
         .enumerate()
-        .map(|(index, text)| Ok(SecretSource::parse(text).read(&format!("the secret number {}", index + 1))?));
+        .map(|(index, text)| Ok(SecretSource::parse(text).read(&format!("--secret {}", index + 1))?));
     let mut headers = HeaderMap::new();
     for header in &args.headers {
         let (name, value) = header.split_once(':').with_context(|| format!("--header {header:?} has no colon"))?;
@@ -107,6 +106,7 @@ fn one(args: Args) -> anyhow::Result<Exit> {
         body: read_body(&body)?,
         at: args.at.map_or_else(|| SystemClock.now(), Timestamp::from_seconds),
     };
+    case.check()?;
     let result = case.verify();
     let report = Report { hints: case.hints(&result), ..Report::of(&result) };
     if args.json {
@@ -167,12 +167,8 @@ struct Case {
 }
 
 impl Case {
-    fn verify(&self) -> Result<Verified, Rejection> {
-        self.verify_bytes(&self.body)
-    }
-
-    fn verify_bytes(&self, body: &[u8]) -> Result<Verified, Rejection> {
-        // The same refusal that a start would give: a secret that can verify nothing.
+    /// Refuses, as a start would, a secret that can verify nothing. Without it such a secret just matches nothing.
+    fn check(&self) -> anyhow::Result<()> {
         let account = Account {
             psp: self.adapter,
             psp_id: self.adapter.id().into(),
@@ -182,9 +178,14 @@ impl Case {
             api: Api::default(),
             order_reference: None,
         };
-        if let Err(error) = self.adapter.check(&account) {
-            return Err(Rejection::Setting(error.setting));
-        }
+        Ok(self.adapter.check(&account)?)
+    }
+
+    fn verify(&self) -> Result<Verified, Rejection> {
+        self.verify_bytes(&self.body)
+    }
+
+    fn verify_bytes(&self, body: &[u8]) -> Result<Verified, Rejection> {
         let request = WebhookRequest { headers: &self.headers, body, token: None };
         self.adapter.verify(&request, &self.keys, self.at)
     }
@@ -205,7 +206,6 @@ impl Case {
                     self.at.seconds()
                 )]
             }
-            Err(Rejection::Setting(_)) => vec!["see `paybell config check` for what this PSP's secret must look like".to_owned()],
             Err(Rejection::MissingHeader(header)) if self.headers.is_empty() => {
                 vec![format!("no header was given: --header '{header}: …'")]
             }
@@ -232,16 +232,6 @@ impl Case {
                     "the body was formatted anew after it was signed: indented by two spaces the signature holds".to_owned(),
                 );
             }
-        }
-        let trimmed: Vec<Secret> = self
-            .keys
-            .secrets
-            .iter()
-            .filter(|secret| secret.expose() != secret.expose().trim())
-            .map(|secret| Secret::new(Arc::clone(secret.name()), secret.expose().trim()))
-            .collect();
-        if !trimmed.is_empty() {
-            hints.push("a secret begins or ends with white space".to_owned());
         }
         hints
     }

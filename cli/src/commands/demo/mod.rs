@@ -51,6 +51,9 @@ const RETRIES: [Duration; 5] = [
 /// An order is looked at so often until it agrees: the resolution of the lag. The wait grows to the longest.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_LONGEST: Duration = Duration::from_millis(100);
+/// Embedded databases open in less, on any disk.
+const READY_MAX: Duration = Duration::from_secs(15);
+const READY_EVERY: Duration = Duration::from_millis(20);
 /// After the last answer, orders have so long to come to the truth.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Between two comparisons of all orders.
@@ -174,6 +177,8 @@ async fn play(args: &Args, folder: &Path, shutdown: &Shutdown) -> anyhow::Result
     let progress = Progress::new(args.json, plan.registered_first.len() + plan.jobs.len());
     let registered_late = plan.orders.len() - plan.registered_first.len();
 
+    progress.say("starting");
+    stage.wait_until_ready(shutdown).await?;
     let performance = Arc::new(Performance::new(&stage, plan.orders, truths)?);
     performance.register_first(&plan.registered_first, &progress).await?;
     performance.send_all(plan.jobs, &progress).await;
@@ -230,6 +235,24 @@ impl Stage {
         let api = Api::new(http.clone(), &format!("http://{}", addresses.api), &token);
         let sender = Sender::new(http, SimulatedPsp::Stripe, url, SECRET.to_owned(), clock);
         Ok(Self { stripe, sender, api, addresses, simulator, config: path })
+    }
+
+    /// Waits for the databases to be open.
+    async fn wait_until_ready(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
+        let url = format!("http://{}/readyz", self.addresses.ops);
+        let http = http_client()?;
+        let deadline = Instant::now() + READY_MAX;
+        loop {
+            let answer = http.get(&url).send().await;
+            let said = match answer {
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => answer.text().await.unwrap_or_default(),
+                Err(error) => error.to_string(),
+            };
+            anyhow::ensure!(!shutdown.has_crashed(), "a part of Paybell crashed at its start");
+            anyhow::ensure!(Instant::now() < deadline, "Paybell is not ready after {} s: {said}", READY_MAX.as_secs());
+            tokio::time::sleep(READY_EVERY).await;
+        }
     }
 
     fn introduce(&self) {
