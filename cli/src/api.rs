@@ -1,0 +1,126 @@
+//! A client of the internal API: what the order service of a shop would write.
+
+use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The API answers from its database; what takes longer is broken.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// A path segment keeps only what RFC 3986 calls unreserved.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// The internal API of a running Paybell.
+#[derive(Clone)]
+pub struct Api {
+    http: reqwest::Client,
+    url: String,
+    token: String,
+}
+
+/// The body of a registration; amounts in minor units.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Registration {
+    pub psp: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payment_id: Option<String>,
+    pub amount: i64,
+    pub currency: String,
+}
+
+/// What of an order is read here.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Order {
+    pub id: String,
+    pub status: String,
+    pub captured: i64,
+    pub refunded: i64,
+    pub disputed: i64,
+}
+
+/// One page of orders.
+#[derive(Debug, Deserialize)]
+pub struct OrderPage {
+    pub items: Vec<Order>,
+    pub next_cursor: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("the internal API at {url} cannot be reached")]
+    Unreachable { url: String, source: reqwest::Error },
+    #[error("the internal API answered {status}: {detail}")]
+    Refused { status: StatusCode, detail: String },
+    #[error("the internal API's answer is not understood")]
+    Unintelligible(#[source] serde_json::Error),
+}
+
+impl Api {
+    #[must_use]
+    pub fn new(http: reqwest::Client, url: &str, token: &str) -> Self {
+        Self { http, url: url.trim_end_matches('/').to_owned(), token: token.to_owned() }
+    }
+
+    /// Registers an order's payment; repeating it changes nothing.
+    ///
+    /// # Errors
+    /// No answer, or a refusal with its problem's words.
+    pub async fn register(&self, order_id: &str, registration: &Registration) -> Result<(), ApiError> {
+        let path = format!("/v1/orders/{}", utf8_percent_encode(order_id, SEGMENT));
+        let body = serde_json::to_value(registration).map_err(ApiError::Unintelligible)?;
+        self.ask(Method::PUT, &path, Some(body)).await.map(drop)
+    }
+
+    /// An order; `None`: not known, or not registered yet.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn order(&self, order_id: &str) -> Result<Option<Order>, ApiError> {
+        let path = format!("/v1/orders/{}", utf8_percent_encode(order_id, SEGMENT));
+        match self.ask(Method::GET, &path, None).await {
+            Ok(order) => serde_json::from_value(order).map(Some).map_err(ApiError::Unintelligible),
+            Err(ApiError::Refused { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One page of all orders.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn orders(&self, cursor: Option<&str>, limit: usize) -> Result<OrderPage, ApiError> {
+        let cursor = cursor.map(|cursor| format!("&cursor={}", utf8_percent_encode(cursor, SEGMENT))).unwrap_or_default();
+        let page = self.ask(Method::GET, &format!("/v1/orders?limit={limit}{cursor}"), None).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
+    /// The books.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn balance(&self) -> Result<Value, ApiError> {
+        self.ask(Method::GET, "/v1/balance", None).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
+        let unreachable = |source| ApiError::Unreachable { url: self.url.clone(), source };
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(TIMEOUT);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let text = response.text().await.map_err(unreachable)?;
+        if !status.is_success() {
+            // `application/problem+json` says it in `detail` or, shorter, in `title`.
+            let problem: Value = serde_json::from_str(&text).unwrap_or_default();
+            let detail = problem["detail"].as_str().or_else(|| problem["title"].as_str()).unwrap_or("(no detail)").to_owned();
+            return Err(ApiError::Refused { status, detail });
+        }
+        if text.is_empty() { Ok(Value::Null) } else { serde_json::from_str(&text).map_err(ApiError::Unintelligible) }
+    }
+}

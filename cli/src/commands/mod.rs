@@ -1,0 +1,10 @@
+//! The commands, one file each.
+
+pub mod config;
+pub mod demo;
+pub mod send;
+pub mod serve;
+pub mod verify;
+
+/// Where `serve` keeps everything on a machine that nobody has configured.
+pub const DEVELOPMENT_CONFIG: &str = "paybell-data/paybell.toml";

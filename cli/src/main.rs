@@ -1,0 +1,55 @@
+//! The command `paybell`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use paybell::commands::{config, demo, send, serve, verify};
+use paybell::output::Outcome;
+
+/// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process: nothing else needs to be installed
+    Serve(serve::Args),
+    /// Run the whole system against a simulated Stripe, and check every order against Stripe's books
+    Demo(demo::Args),
+    /// Send a signed webhook, as the PSP would
+    Send(send::Args),
+    /// Verify a webhook: the verdict, or exactly why not
+    Verify(verify::Args),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the configuration that counts, with secrets named only, or the setting that is wrong
+    Check(config::CheckArgs),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Send(args) => exit(send::run(args).await),
+        Command::Verify(args) => exit(verify::run(args)),
+        Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
+    };
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("error: {:#}", failure.error);
+        failure.exit.into()
+    })
+}
+
+fn exit(outcome: Outcome) -> Result<ExitCode, paybell::output::Failure> {
+    outcome.map(ExitCode::from)
+}
