@@ -4,9 +4,12 @@
 //! written before the commit (design decision 5). No SQL, row or transaction appears outside this folder.
 
 pub mod postgres;
+mod rows;
 pub mod sqlite;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +18,8 @@ use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
 use paybell_shared::money::Money;
 use serde::Serialize;
+use sqlx::SqlSafeStr as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
 use crate::ids::Ids;
@@ -341,8 +346,12 @@ pub enum ConnectError {
     Scheme(String),
     #[error("[store] url: {0}")]
     Url(String),
+    #[error("[store] url: {0}: {1}")]
+    Folder(PathBuf, #[source] std::io::Error),
     #[error("the database cannot be opened")]
     Open(#[from] sqlx::Error),
+    #[error("another process has been bringing the database to its schema for {0:?}")]
+    Migrating(Duration),
     #[error("the database cannot be brought to this version's schema")]
     Migrate(#[from] sqlx::migrate::MigrateError),
 }
@@ -366,4 +375,20 @@ pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
         "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(url).await?)),
         _ => Err(ConnectError::Scheme(scheme.to_owned())),
     }
+}
+
+/// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
+type Step = (i64, &'static str, &'static str);
+
+const POSTGRES_STEPS: [Step; 1] = [(1, "inbox and orders", include_str!("../../migrations/postgres/0001_inbox_and_orders.sql"))];
+const SQLITE_STEPS: [Step; 1] = [(1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql"))];
+
+/// Ignores steps that a newer version has taken: in a rolling deploy this version works on that schema (design decision 13).
+fn migrator(steps: &[Step]) -> Migrator {
+    let migrations = steps.iter().map(|(version, name, sql)| {
+        Migration::new(*version, Cow::Borrowed(*name), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    migrator.set_ignore_missing(true);
+    migrator
 }

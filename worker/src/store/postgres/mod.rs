@@ -1,0 +1,170 @@
+//! The store on PostgreSQL 14 or newer.
+//!
+//! [`transaction`] is the loop around one transaction, [`read`] locks and reads its snapshot, [`write`] writes its plan,
+//! [`checks`] leases payments, [`errors`] says whose fault an error is. Every statement takes arrays, so a transaction has a
+//! fixed number of them whatever its size; rows are inserted and locked in sorted order, so transactions wait for each other
+//! but not in circles.
+
+mod checks;
+mod errors;
+mod read;
+mod transaction;
+mod write;
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use paybell_shared::clock::Timestamp;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool, Row as _};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use self::errors::{classify, timed_out};
+use super::{Applied, Balance, ConnectError, DueCheck, Store, StoreError, StoredOrder, Work};
+use crate::order::OrderStatus;
+
+/// Four connections saturate the measured server in batches; the rest is for the API and the checks. Twelve workers stay
+/// below PostgreSQL's default of 100 connections.
+const CONNECTIONS_MAX: u32 = 8;
+/// Waiting for a connection of the pool, opening one included.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Waiting for a row that another transaction holds. A batch takes milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+/// One statement, on the server. Above [`LOCK_TIMEOUT`], so that a wait ends with its own name.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this the server ends a transaction whose client fell silent, and so frees its rows.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// One read, seen from here: also ends when the network swallows everything.
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Opening the connection that migrates.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Waiting for another process to migrate. Long, because that is not ready, not dead.
+const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+/// The whole migration, seen from here.
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(600);
+/// Waiting for connections in use when the store closes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(LOCK_TIMEOUT.as_millis() < STATEMENT_TIMEOUT.as_millis());
+const _: () = assert!(STATEMENT_TIMEOUT.as_millis() < READ_TIMEOUT.as_millis());
+const _: () = assert!(MIGRATION_LOCK_TIMEOUT.as_millis() < MIGRATION_TIMEOUT.as_millis());
+
+/// A pool of connections to one database.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    pool: PgPool,
+}
+
+impl Postgres {
+    /// Brings the schema up to date and opens the pool.
+    ///
+    /// # Errors
+    /// The URL is wrong, the database is away, or another process migrates it for longer than a minute.
+    pub async fn connect(url: &str) -> Result<Self, ConnectError> {
+        let options = PgConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
+        let options = options.application_name("paybell").options([("client_min_messages", "warning")]);
+        migrate(&options).await?;
+        let session = [
+            ("lock_timeout", LOCK_TIMEOUT),
+            ("statement_timeout", STATEMENT_TIMEOUT),
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
+        ];
+        let options = options.options(session.map(|(name, limit)| (name, format!("{}ms", limit.as_millis()))));
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_connect(|connection, _| Box::pin(commit_durably(connection)))
+            .connect_with(options)
+            .await?;
+        Ok(Self { pool })
+    }
+
+    /// Runs a read on a connection of the pool. A connection that does not answer in time is thrown away.
+    async fn read<T>(&self, read: impl AsyncFnOnce(&mut PgConnection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(classify)?;
+        if let Ok(result) = timeout(READ_TIMEOUT, read(&mut connection)).await {
+            result
+        } else {
+            drop(connection.detach());
+            Err(StoreError::Unavailable(timed_out()))
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Postgres {
+    async fn epoch(&self) -> Result<Uuid, StoreError> {
+        self.read(async |connection| sqlx::query_scalar("SELECT epoch FROM meta").fetch_one(connection).await.map_err(classify))
+            .await
+    }
+
+    async fn apply(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
+        transaction::apply(&self.pool, work).await
+    }
+
+    async fn order(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+        if id.contains('\0') {
+            // No text of PostgreSQL holds one: there is no such order, and asking would be an error.
+            return Ok(None);
+        }
+        self.read(async |connection| read::order(connection, id).await).await
+    }
+
+    async fn orders(&self, status: Option<OrderStatus>, after: Option<&str>, limit: u32) -> Result<Vec<StoredOrder>, StoreError> {
+        // The same text up to what cannot be stored: no order lies between the two.
+        let after = after.map(|after| after.split('\0').next().unwrap_or_default());
+        self.read(async |connection| read::orders(connection, status, after, limit).await).await
+    }
+
+    async fn balance(&self) -> Result<Balance, StoreError> {
+        self.read(async |connection| read::balance(connection).await).await
+    }
+
+    async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
+        self.read(async |connection| checks::lease(connection, now, lease, token, limit).await).await
+    }
+
+    async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
+        self.read(async |connection| checks::finish(connection, check, next_check_at, result).await).await
+    }
+
+    async fn close(&self) {
+        // Whoever does not give its connection back in time loses it with the process.
+        let _ = timeout(CLOSE_TIMEOUT, self.pool.close()).await;
+    }
+}
+
+/// On a connection of its own, which ends with it: a lock that an error leaves behind goes with the connection.
+async fn migrate(options: &PgConnectOptions) -> Result<(), ConnectError> {
+    let lock_timeout = format!("{}ms", MIGRATION_LOCK_TIMEOUT.as_millis());
+    let options = options.clone().options([("lock_timeout", lock_timeout.as_str()), ("statement_timeout", "0")]);
+    let mut connection = timeout(CONNECT_TIMEOUT, options.connect()).await.map_err(|_| timed_out())??;
+    let migrator = super::migrator(&super::POSTGRES_STEPS);
+    let result = timeout(MIGRATION_TIMEOUT, migrator.run(&mut connection)).await.map_err(|_| timed_out())?;
+    let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
+    result.map_err(|error| match error {
+        sqlx::migrate::MigrateError::Execute(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03") => {
+            ConnectError::Migrating(MIGRATION_LOCK_TIMEOUT)
+        }
+        error => ConnectError::Migrate(error),
+    })
+}
+
+/// A commit that was answered must be on the disk: a server or role configured otherwise is overruled, and what is stronger
+/// (a replica's answer) stays.
+async fn commit_durably(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let weak =
+        "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')";
+    connection.execute(weak).await?;
+    let row = connection.fetch_one("SELECT current_setting('synchronous_commit'), current_setting('fsync')").await?;
+    let (commit, fsync): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    if !["on", "remote_write", "remote_apply"].contains(&commit.as_str()) {
+        return Err(sqlx::Error::Configuration(format!("synchronous_commit is {commit}").into()));
+    }
+    if fsync != "on" {
+        tracing::warn!(fsync, "the database may lose commits that it has answered, when its machine fails");
+    }
+    Ok(())
+}

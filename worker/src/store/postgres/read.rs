@@ -1,0 +1,206 @@
+//! Locking and reading what a transaction decides by, and the reads of the API.
+
+use paybell_shared::clock::Timestamp;
+use sqlx::postgres::PgRow;
+use sqlx::{Connection as _, PgConnection, PgTransaction, Row as _};
+use time::OffsetDateTime;
+
+use super::errors::{Failure, classify};
+use crate::order::OrderStatus;
+use crate::store::rows::{self, OrderColumns, inconsistent};
+use crate::store::{Balance, EventTotal, OrderTotal, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted};
+
+/// Makes sure that every reference has a row to lock, and returns the id of the transaction, by which its commit can be
+/// asked for later. An insert of the same row by another transaction is waited for.
+const INSERT_REFERENCES: &str = "\
+    WITH inserted AS (
+        INSERT INTO refs (psp, account, kind, value)
+        SELECT psp, account, kind, value
+        FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w(psp, account, kind, value, n)
+        ORDER BY n
+        ON CONFLICT DO NOTHING
+    )
+    SELECT pg_current_xact_id()::text";
+
+const LOCK_REFERENCES: &str = "\
+    SELECT w.n, r.order_id
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w(psp, account, kind, value, n)
+    JOIN refs r ON r.psp = w.psp AND r.account = w.account AND r.kind = w.kind AND r.value = w.value
+    ORDER BY w.n
+    FOR UPDATE OF r";
+
+const LOCK_ORDERS: &str = "\
+    SELECT id, view::text AS view, registers::text AS registers, version, review_since, updated_at
+    FROM orders WHERE id = ANY($1::text[])
+    ORDER BY id
+    FOR UPDATE";
+
+const READ_KEYS: &str = "\
+    SELECT w.n, e.facts_sha256, e.mapping_version
+    FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS w(psp, account, event_id, n)
+    JOIN events e ON e.psp = w.psp AND e.account = w.account AND e.event_id = w.event_id";
+
+const READ_PARKED: &str = "\
+    SELECT e.facts::text AS facts, e.foreign_mode, e.received_at
+    FROM (
+        SELECT DISTINCT p.psp, p.account, p.event_id
+        FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) AS w(psp, account, kind, value)
+        JOIN parkings p
+            ON p.ref_psp = w.psp AND p.ref_account = w.account AND p.ref_kind = w.kind AND p.ref_value = w.value
+    ) parked
+    JOIN events e ON e.psp = parked.psp AND e.account = parked.account AND e.event_id = parked.event_id
+    ORDER BY e.received_at, e.psp, e.account, e.event_id";
+
+/// Locks and reads what is wanted. Everything is read by statements that start after the locks are held.
+pub(super) async fn snapshot(transaction: &mut PgTransaction<'_>, wanted: &Wanted) -> Result<(String, Snapshot), Failure> {
+    let references = ReferenceArrays::of(&wanted.references);
+    let xid = references.bind(sqlx::query(INSERT_REFERENCES)).fetch_one(&mut **transaction).await?.try_get(0)?;
+    let mut snapshot = Snapshot { keys_read: wanted.keys.clone(), ..Snapshot::default() };
+    if !wanted.references.is_empty() {
+        let rows = references.bind(sqlx::query(LOCK_REFERENCES)).fetch_all(&mut **transaction).await?;
+        let keys: Vec<&ReferenceKey> = wanted.references.iter().collect();
+        for row in &rows {
+            let key = *wanted_at(&keys, row, "refs")?;
+            snapshot.references.insert(key.clone(), row.try_get("order_id")?);
+        }
+        let order_ids = rows::order_ids(&snapshot.references);
+        if !order_ids.is_empty() {
+            for row in sqlx::query(LOCK_ORDERS).bind(order_ids).fetch_all(&mut **transaction).await? {
+                let registers: String = row.try_get("registers")?;
+                let order = columns(&row)?.read_row(&registers)?;
+                snapshot.orders.insert(order.stored.id.clone(), order);
+            }
+        }
+        for row in references.bind(sqlx::query(READ_PARKED)).fetch_all(&mut **transaction).await? {
+            let (facts, foreign_mode): (Option<String>, bool) = (row.try_get("facts")?, row.try_get("foreign_mode")?);
+            snapshot.parked.push(rows::parked_event(facts.as_deref(), foreign_mode, timestamp(&row, "received_at")?)?);
+        }
+    }
+    if !wanted.keys.is_empty() {
+        let keys: Vec<_> = wanted.keys.iter().collect();
+        let known = sqlx::query(READ_KEYS)
+            .bind(keys.iter().map(|key| &*key.psp).collect::<Vec<_>>())
+            .bind(keys.iter().map(|key| &*key.account).collect::<Vec<_>>())
+            .bind(keys.iter().map(|key| &*key.event_id).collect::<Vec<_>>());
+        for row in known.fetch_all(&mut **transaction).await? {
+            let key = *wanted_at(&keys, &row, "events")?;
+            let (facts_sha256, version): (Vec<u8>, i64) = (row.try_get("facts_sha256")?, row.try_get("mapping_version")?);
+            snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version)?);
+        }
+    }
+    Ok((xid, snapshot))
+}
+
+pub(super) async fn order(connection: &mut PgConnection, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+    let row = sqlx::query("SELECT id, view::text AS view, version, review_since, updated_at FROM orders WHERE id = $1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+        .map_err(classify)?;
+    row.map(|row| columns(&row).map_err(classify)?.read()).transpose()
+}
+
+pub(super) async fn orders(
+    connection: &mut PgConnection,
+    status: Option<OrderStatus>,
+    after: Option<&str>,
+    limit: u32,
+) -> Result<Vec<StoredOrder>, StoreError> {
+    // `>=` and `IS DISTINCT FROM` instead of one `OR`: so the index leads to the page also in a plan made without values.
+    let rows = match status {
+        None => sqlx::query(
+            "SELECT id, view::text AS view, version, review_since, updated_at FROM orders
+             WHERE id >= $1 AND id IS DISTINCT FROM $2 ORDER BY id LIMIT $3",
+        )
+        .bind(after.unwrap_or_default())
+        .bind(after)
+        .bind(i64::from(limit)),
+        Some(status) => sqlx::query(
+            "SELECT id, view::text AS view, version, review_since, updated_at FROM orders
+             WHERE id >= $1 AND id IS DISTINCT FROM $2 AND status = $4 ORDER BY id LIMIT $3",
+        )
+        .bind(after.unwrap_or_default())
+        .bind(after)
+        .bind(i64::from(limit))
+        .bind(status.as_str()),
+    };
+    let rows = rows.fetch_all(connection).await.map_err(classify)?;
+    rows.iter().map(|row| columns(row).map_err(classify)?.read()).collect()
+}
+
+pub(super) async fn balance(connection: &mut PgConnection) -> Result<Balance, StoreError> {
+    let mut transaction = connection.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(classify)?;
+    let events = sqlx::query(
+        "SELECT psp, account, outcome, sum(count)::bigint AS count FROM books
+         GROUP BY psp, account, outcome HAVING sum(count) <> 0 ORDER BY psp, account, outcome",
+    );
+    let events = events.fetch_all(&mut *transaction).await.map_err(classify)?;
+    let orders = sqlx::query("SELECT status, count(*) AS count FROM orders GROUP BY status ORDER BY status");
+    let orders = orders.fetch_all(&mut *transaction).await.map_err(classify)?;
+    transaction.commit().await.map_err(classify)?;
+    let total = |row: &PgRow| {
+        Ok(EventTotal {
+            psp: row.try_get("psp")?,
+            account: row.try_get("account")?,
+            outcome: row.try_get("outcome")?,
+            count: row.try_get("count")?,
+        })
+    };
+    let by_status = |row: &PgRow| {
+        let status: String = row.try_get("status").map_err(classify)?;
+        Ok(OrderTotal { status: rows::status(&status, "the balance")?, count: row.try_get("count").map_err(classify)? })
+    };
+    Ok(Balance {
+        events: events.iter().map(total).collect::<Result<_, _>>().map_err(classify)?,
+        orders: orders.iter().map(by_status).collect::<Result<_, _>>()?,
+    })
+}
+
+pub(super) fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+    row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from)
+}
+
+fn columns(row: &PgRow) -> Result<OrderColumns, sqlx::Error> {
+    Ok(OrderColumns {
+        id: row.try_get("id")?,
+        view: row.try_get("view")?,
+        version: row.try_get("version")?,
+        review_since: row.try_get::<Option<OffsetDateTime>, _>("review_since")?.map(Timestamp::from),
+        updated_at: timestamp(row, "updated_at")?,
+    })
+}
+
+/// The array element that a row answers: `WITH ORDINALITY` counts from 1.
+fn wanted_at<'a, T>(wanted: &'a [T], row: &PgRow, table: &'static str) -> Result<&'a T, Failure> {
+    let n: i64 = row.try_get("n")?;
+    let place = n.checked_sub(1).and_then(|place| usize::try_from(place).ok());
+    let found = place.and_then(|place| wanted.get(place));
+    found.ok_or_else(|| inconsistent(table, "n", n, "it was not asked for").into())
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+/// References as arrays, in the order of the set: sorted.
+struct ReferenceArrays<'a> {
+    psps: Vec<&'a str>,
+    accounts: Vec<&'a str>,
+    kinds: Vec<&'static str>,
+    values: Vec<&'a str>,
+}
+
+impl<'a> ReferenceArrays<'a> {
+    fn of(references: impl IntoIterator<Item = &'a ReferenceKey>) -> Self {
+        let mut arrays = Self { psps: Vec::new(), accounts: Vec::new(), kinds: Vec::new(), values: Vec::new() };
+        for ReferenceKey { psp, account, kind, value } in references {
+            arrays.psps.push(psp);
+            arrays.accounts.push(account);
+            arrays.kinds.push(kind.as_str());
+            arrays.values.push(value);
+        }
+        arrays
+    }
+
+    fn bind(&'a self, query: Query<'a>) -> Query<'a> {
+        query.bind(&self.psps).bind(&self.accounts).bind(&self.kinds).bind(&self.values)
+    }
+}

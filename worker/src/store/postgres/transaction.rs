@@ -1,0 +1,152 @@
+//! One piece of work, in as many transactions as it takes to get one through.
+
+use std::time::Duration;
+
+use sqlx::{Connection as _, PgConnection, PgPool, PgTransaction};
+use tokio::time::{sleep, timeout};
+
+use super::errors::{Failure, classify, timed_out};
+use super::{read, write};
+use crate::apply::{plan, wanted};
+use crate::ids::Ids;
+use crate::store::rows::writes_nothing;
+use crate::store::{Applied, Decision, StoreError, Wanted, Work};
+
+/// Transactions for one piece of work: each finds more to lock, or loses against others.
+const ROUNDS_MAX: u32 = 16;
+/// From `BEGIN` to before `COMMIT`, seen from here: also ends when the network swallows everything.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// `COMMIT`, or `ROLLBACK`.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest wait after the first lost round; doubles with each, up to [`BACKOFF_MAX`].
+const BACKOFF: Duration = Duration::from_millis(4);
+const BACKOFF_MAX: Duration = Duration::from_millis(256);
+/// Waits before each question what became of a commit. Together longer than PostgreSQL needs to restart after a crash with
+/// little to recover.
+const SETTLE_WAITS_MS: [u64; 9] = [0, 25, 50, 100, 200, 400, 800, 1600, 3200];
+
+/// How a round ended.
+enum Round {
+    Done(Applied),
+    More(Wanted),
+    Lost,
+    /// The connection is of no use any more, and nothing was committed.
+    Broken(sqlx::Error),
+    /// The connection is of no use any more, and it broke during the commit.
+    InDoubt {
+        xid: String,
+        applied: Applied,
+        error: sqlx::Error,
+    },
+}
+
+pub(super) async fn apply(pool: &PgPool, work: &Work<'_>) -> Result<Applied, StoreError> {
+    let mut wanted = wanted(work);
+    if wanted.is_empty() {
+        return Ok(Applied::default());
+    }
+    for round in 0..ROUNDS_MAX {
+        let mut connection = pool.acquire().await.map_err(classify)?;
+        match transact(&mut connection, work, &wanted).await? {
+            Round::Done(applied) => return Ok(applied),
+            Round::More(more) => {
+                wanted.keys.extend(more.keys);
+                wanted.references.extend(more.references);
+            }
+            Round::Lost => {
+                // Given back before the wait: others may be waiting for a connection.
+                drop(connection);
+                sleep(backoff(round, work.ids)).await;
+            }
+            Round::Broken(error) => {
+                drop(connection.detach());
+                return Err(StoreError::Unavailable(error));
+            }
+            Round::InDoubt { xid, applied, error } => {
+                drop(connection.detach());
+                if was_committed(pool, &xid, error).await? {
+                    return Ok(applied);
+                }
+            }
+        }
+    }
+    Err(StoreError::Contended(ROUNDS_MAX))
+}
+
+async fn transact(connection: &mut PgConnection, work: &Work<'_>, wanted: &Wanted) -> Result<Round, StoreError> {
+    let mut transaction = match timeout(COMMIT_TIMEOUT, connection.begin()).await {
+        Ok(Ok(transaction)) => transaction,
+        Ok(Err(error)) => return Ok(Round::Broken(error)),
+        Err(_) => return Ok(Round::Broken(timed_out())),
+    };
+    let prepared = match timeout(TRANSACTION_TIMEOUT, prepare(&mut transaction, work, wanted)).await {
+        Ok(prepared) => prepared,
+        Err(_) => return Ok(Round::Broken(timed_out())),
+    };
+    let (ended, roll_back) = match prepared {
+        Ok(Prepared::Written { xid, applied }) => {
+            let error = match timeout(COMMIT_TIMEOUT, transaction.commit()).await {
+                Ok(Ok(())) => return Ok(Round::Done(applied)),
+                Ok(Err(error)) => error,
+                Err(_) => timed_out(),
+            };
+            return Ok(Round::InDoubt { xid, applied, error });
+        }
+        Ok(Prepared::Nothing(applied)) => (Ok(Round::Done(applied)), transaction.rollback()),
+        Ok(Prepared::More(more)) => (Ok(Round::More(more)), transaction.rollback()),
+        Err(Failure::Lost) => (Ok(Round::Lost), transaction.rollback()),
+        Err(Failure::Store(error)) => (Err(error), transaction.rollback()),
+    };
+    // Where this fails nothing was committed either, and the pool meets the broken connection when it gets it back.
+    let _ = timeout(COMMIT_TIMEOUT, roll_back).await;
+    ended
+}
+
+enum Prepared {
+    Written {
+        xid: String,
+        applied: Applied,
+    },
+    /// All was known: there is nothing to commit.
+    Nothing(Applied),
+    More(Wanted),
+}
+
+async fn prepare(transaction: &mut PgTransaction<'_>, work: &Work<'_>, wanted: &Wanted) -> Result<Prepared, Failure> {
+    let (xid, snapshot) = read::snapshot(transaction, wanted).await?;
+    match plan(work, &snapshot, work.ids) {
+        Decision::ReadMore(more) => Ok(Prepared::More(more)),
+        Decision::Write(plan) if writes_nothing(&plan) => Ok(Prepared::Nothing(plan.applied)),
+        Decision::Write(plan) => {
+            write::plan(transaction, &plan).await?;
+            Ok(Prepared::Written { xid, applied: plan.applied })
+        }
+    }
+}
+
+/// Asks what became of a commit whose answer was lost.
+async fn was_committed(pool: &PgPool, xid: &str, error: sqlx::Error) -> Result<bool, StoreError> {
+    for wait in SETTLE_WAITS_MS {
+        sleep(Duration::from_millis(wait)).await;
+        let status = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)").bind(xid).fetch_one(pool);
+        let status: Option<String> = match timeout(COMMIT_TIMEOUT, status).await {
+            Ok(Ok(status)) => status,
+            // Not back yet.
+            Ok(Err(_)) | Err(_) => continue,
+        };
+        match status.as_deref() {
+            Some("committed") => return Ok(true),
+            Some("aborted") => return Ok(false),
+            // Still in progress: the server has not noticed yet that nobody is there.
+            _ => {}
+        }
+    }
+    Err(StoreError::Unknown(error))
+}
+
+/// Half of the round's longest wait and a random part of the other half, so that those who met do not meet again.
+fn backoff(round: u32, ids: &Ids) -> Duration {
+    let half = BACKOFF.saturating_mul(1 << round.min(16)).min(BACKOFF_MAX) / 2;
+    let random = f64::from(ids.next().as_fields().0) / f64::from(u32::MAX);
+    half + half.mul_f64(random)
+}

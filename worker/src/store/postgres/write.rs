@@ -1,0 +1,286 @@
+//! Writing a plan: one statement for each table, in one order for all transactions, rows sorted.
+//!
+//! So whoever waits for a row waits for one who is at least as far, and nobody waits in a circle. The books come last: their
+//! rows are those that most transactions share.
+
+use sqlx::{PgConnection, PgTransaction};
+use time::OffsetDateTime;
+
+use super::errors::Failure;
+use crate::store::rows::{self, ContentColumns};
+use crate::store::{BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent};
+
+const INSERT_BODIES: &str = "\
+    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
+    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes
+    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[])
+        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)";
+
+const INSERT_EVENTS: &str = "\
+    INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
+        outcome, reason, fingerprint, order_id, body_id, received_at, applied_at)
+    SELECT psp, account, event_id, event_type, source, facts::json, foreign_mode, facts_sha256, mapping_version,
+        outcome, reason, fingerprint, order_id, body_id, received_at, applied_at
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bytea[],
+            $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::timestamptz[],
+            $16::timestamptz[])
+        AS w(psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
+            outcome, reason, fingerprint, order_id, body_id, received_at, applied_at)
+    ORDER BY psp, account, event_id
+    ON CONFLICT DO NOTHING";
+
+const INSERT_ORDERS: &str = "\
+    INSERT INTO orders (id, status, view, registers, version, review_since, updated_at)
+    SELECT id, status, view::json, registers::json, version, review_since, updated_at
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[])
+        AS w(id, status, view, registers, version, review_since, updated_at)
+    ORDER BY id
+    ON CONFLICT DO NOTHING";
+
+const UPDATE_ORDERS: &str = "\
+    UPDATE orders o SET status = w.status, view = w.view::json, registers = w.registers::json, version = w.version,
+        review_since = w.review_since, updated_at = w.updated_at
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[], $8::bigint[])
+        AS w(id, status, view, registers, version, review_since, updated_at, previous_version)
+    WHERE o.id = w.id AND o.version = w.previous_version";
+
+const INSERT_TRANSITIONS: &str = "\
+    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view)
+    SELECT order_id, version, id, from_status, to_status, at, view::json
+    FROM UNNEST($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
+        AS w(order_id, version, id, from_status, to_status, at, view)
+    ORDER BY order_id";
+
+const UPDATE_REFERENCES: &str = "\
+    UPDATE refs r SET order_id = w.order_id
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS w(psp, account, kind, value, order_id)
+    WHERE r.psp = w.psp AND r.account = w.account AND r.kind = w.kind AND r.value = w.value AND r.order_id IS NULL";
+
+const INSERT_PARKINGS: &str = "\
+    INSERT INTO parkings (psp, account, event_id, ref_psp, ref_account, ref_kind, ref_value)
+    SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+    ON CONFLICT DO NOTHING";
+
+const UPDATE_WOKEN: &str = "\
+    UPDATE events e SET outcome = w.outcome, order_id = w.order_id, applied_at = w.applied_at
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
+        AS w(psp, account, event_id, outcome, order_id, applied_at)
+    WHERE e.psp = w.psp AND e.account = w.account AND e.event_id = w.event_id AND e.outcome = 'parked'";
+
+const DELETE_PARKINGS: &str = "\
+    DELETE FROM parkings p
+    USING UNNEST($1::text[], $2::text[], $3::text[]) AS w(psp, account, event_id)
+    WHERE p.psp = w.psp AND p.account = w.account AND p.event_id = w.event_id";
+
+const INSERT_CHECKS: &str = "\
+    INSERT INTO checks (psp, account, payment_id, next_check_at)
+    SELECT psp, account, payment_id, next_check_at
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, next_check_at)
+    ORDER BY psp, account, payment_id
+    ON CONFLICT DO NOTHING";
+
+const ADD_TO_BOOKS: &str = "\
+    INSERT INTO books (psp, account, hour, outcome, count)
+    SELECT psp, account, hour, outcome, count
+    FROM UNNEST($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::bigint[]) AS w(psp, account, hour, outcome, count)
+    ORDER BY psp, account, hour, outcome
+    ON CONFLICT (psp, account, hour, outcome) DO UPDATE SET count = books.count + excluded.count";
+
+/// Writes everything. A row that another transaction wrote first is a lost round.
+pub(super) async fn plan(transaction: &mut PgTransaction<'_>, plan: &Plan) -> Result<(), Failure> {
+    let connection: &mut PgConnection = transaction;
+    bodies(connection, &plan.bodies).await?;
+    events(connection, &plan.events).await?;
+    orders(connection, &plan.orders).await?;
+    transitions(connection, &plan.orders).await?;
+    references(connection, &plan.links).await?;
+    parkings(connection, plan).await?;
+    woken(connection, &plan.woken).await?;
+    checks(connection, &plan.checks).await?;
+    books(connection, plan).await
+}
+
+async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(), Failure> {
+    if bodies.is_empty() {
+        return Ok(());
+    }
+    let headers = bodies.iter().map(|write| rows::to_json(&write.body.headers)).collect::<Result<Vec<_>, _>>()?;
+    sqlx::query(INSERT_BODIES)
+        .bind(array(bodies, |write| write.id))
+        .bind(array(bodies, |write| OffsetDateTime::from(write.body.received_at)))
+        .bind(array(bodies, |write| &*write.body.psp))
+        .bind(array(bodies, |write| &*write.body.account))
+        .bind(array(bodies, |write| &*write.body.webhook_id))
+        .bind(array(bodies, |write| &*write.body.secret_name))
+        .bind(array(bodies, |write| write.body.content_type.as_deref()))
+        .bind(headers)
+        .bind(array(bodies, |write| &*write.body.bytes))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn events(connection: &mut PgConnection, events: &[EventWrite]) -> Result<(), Failure> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let contents = events.iter().map(|write| rows::content_columns(&write.row.content));
+    let contents = contents.collect::<Result<Vec<ContentColumns<'_>>, StoreError>>()?;
+    let done = sqlx::query(INSERT_EVENTS)
+        .bind(array(events, |write| &*write.row.key.psp))
+        .bind(array(events, |write| &*write.row.key.account))
+        .bind(array(events, |write| &*write.row.key.event_id))
+        .bind(array(events, |write| &*write.row.event_type))
+        .bind(array(events, |write| rows::source_name(write.row.source)))
+        .bind(array(&contents, |content| content.facts.as_deref()))
+        .bind(array(&contents, |content| content.foreign_mode))
+        .bind(array(events, |write| &write.row.facts_sha256[..]))
+        .bind(array(events, |write| i64::from(write.row.mapping_version)))
+        .bind(array(events, |write| write.outcome.as_str()))
+        .bind(array(&contents, |content| content.reason))
+        .bind(array(&contents, |content| content.fingerprint))
+        .bind(array(events, |write| write.order_id.as_deref()))
+        .bind(array(events, |write| write.body_id))
+        .bind(array(events, |write| OffsetDateTime::from(write.row.received_at)))
+        .bind(array(events, |write| OffsetDateTime::from(write.applied_at)))
+        .execute(connection)
+        .await?;
+    // Two workers may meet at a key without references, which no lock keeps apart: the loser finds it known next time.
+    all_written(done.rows_affected(), events.len())
+}
+
+async fn orders(connection: &mut PgConnection, orders: &[OrderWrite]) -> Result<(), Failure> {
+    let (new, known): (Vec<&OrderWrite>, Vec<&OrderWrite>) = orders.iter().partition(|write| write.previous_version == 0);
+    for (sql, orders, is_update) in [(INSERT_ORDERS, new, false), (UPDATE_ORDERS, known, true)] {
+        if orders.is_empty() {
+            continue;
+        }
+        let views = orders.iter().map(|write| rows::to_json(&write.stored.view)).collect::<Result<Vec<_>, _>>()?;
+        let registers = orders.iter().map(|write| rows::to_json(&write.registers)).collect::<Result<Vec<_>, _>>()?;
+        let mut query = sqlx::query(sql)
+            .bind(array(&orders, |write| &*write.stored.id))
+            .bind(array(&orders, |write| write.stored.view.status.as_str()))
+            .bind(views)
+            .bind(registers)
+            .bind(array(&orders, |write| write.stored.version))
+            .bind(array(&orders, |write| write.stored.review_since.map(OffsetDateTime::from)))
+            .bind(array(&orders, |write| OffsetDateTime::from(write.stored.updated_at)));
+        if is_update {
+            query = query.bind(array(&orders, |write| write.previous_version));
+        }
+        all_written(query.execute(&mut *connection).await?.rows_affected(), orders.len())?;
+    }
+    Ok(())
+}
+
+async fn transitions(connection: &mut PgConnection, orders: &[OrderWrite]) -> Result<(), Failure> {
+    let changed = orders.iter().filter_map(|write| write.transition.as_ref().map(|transition| (transition, &write.stored)));
+    let changed: Vec<_> = changed.collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let views = changed.iter().map(|(_, stored)| rows::to_json(&stored.view)).collect::<Result<Vec<_>, _>>()?;
+    sqlx::query(INSERT_TRANSITIONS)
+        .bind(array(&changed, |(_, stored)| &*stored.id))
+        .bind(array(&changed, |(_, stored)| stored.version))
+        .bind(array(&changed, |(transition, _)| transition.id))
+        .bind(array(&changed, |(transition, _)| transition.from.map(|status| status.as_str())))
+        .bind(array(&changed, |(transition, _)| transition.to.as_str()))
+        .bind(array(&changed, |(transition, _)| OffsetDateTime::from(transition.at)))
+        .bind(views)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn references(connection: &mut PgConnection, links: &[(ReferenceKey, String)]) -> Result<(), Failure> {
+    if links.is_empty() {
+        return Ok(());
+    }
+    let done = sqlx::query(UPDATE_REFERENCES)
+        .bind(array(links, |(key, _)| &*key.psp))
+        .bind(array(links, |(key, _)| &*key.account))
+        .bind(array(links, |(key, _)| key.kind.as_str()))
+        .bind(array(links, |(key, _)| &*key.value))
+        .bind(array(links, |(_, order_id)| &**order_id))
+        .execute(connection)
+        .await?;
+    all_written(done.rows_affected(), links.len())
+}
+
+async fn parkings(connection: &mut PgConnection, plan: &Plan) -> Result<(), Failure> {
+    if plan.parkings.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(INSERT_PARKINGS)
+        .bind(array(&plan.parkings, |(event, _)| &*event.psp))
+        .bind(array(&plan.parkings, |(event, _)| &*event.account))
+        .bind(array(&plan.parkings, |(event, _)| &*event.event_id))
+        .bind(array(&plan.parkings, |(_, reference)| &*reference.psp))
+        .bind(array(&plan.parkings, |(_, reference)| &*reference.account))
+        .bind(array(&plan.parkings, |(_, reference)| reference.kind.as_str()))
+        .bind(array(&plan.parkings, |(_, reference)| &*reference.value))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn woken(connection: &mut PgConnection, woken: &[WokenEvent]) -> Result<(), Failure> {
+    if woken.is_empty() {
+        return Ok(());
+    }
+    let psps = array(woken, |event| &*event.key.psp);
+    let accounts = array(woken, |event| &*event.key.account);
+    let event_ids = array(woken, |event| &*event.key.event_id);
+    let done = sqlx::query(UPDATE_WOKEN)
+        .bind(&psps)
+        .bind(&accounts)
+        .bind(&event_ids)
+        .bind(array(woken, |event| event.outcome.as_str()))
+        .bind(array(woken, |event| &*event.order_id))
+        .bind(array(woken, |event| OffsetDateTime::from(event.at)))
+        .execute(&mut *connection)
+        .await?;
+    all_written(done.rows_affected(), woken.len())?;
+    sqlx::query(DELETE_PARKINGS).bind(&psps).bind(&accounts).bind(&event_ids).execute(connection).await?;
+    Ok(())
+}
+
+async fn checks(connection: &mut PgConnection, checks: &[CheckWrite]) -> Result<(), Failure> {
+    if checks.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(INSERT_CHECKS)
+        .bind(array(checks, |check| &*check.account.psp))
+        .bind(array(checks, |check| &*check.account.account))
+        .bind(array(checks, |check| &*check.payment_id))
+        .bind(array(checks, |check| OffsetDateTime::from(check.next_check_at)))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn books(connection: &mut PgConnection, plan: &Plan) -> Result<(), Failure> {
+    if plan.books.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<(&BookKey, &i64)> = plan.books.iter().collect();
+    sqlx::query(ADD_TO_BOOKS)
+        .bind(array(&lines, |(key, _)| &*key.account.psp))
+        .bind(array(&lines, |(key, _)| &*key.account.account))
+        .bind(array(&lines, |(key, _)| OffsetDateTime::from(key.hour)))
+        .bind(array(&lines, |(key, _)| key.outcome.as_str()))
+        .bind(array(&lines, |(_, count)| **count))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+fn all_written(written: u64, planned: usize) -> Result<(), Failure> {
+    if usize::try_from(written).is_ok_and(|written| written == planned) { Ok(()) } else { Err(Failure::Lost) }
+}
+
+/// One column of many rows.
+fn array<'a, T, U>(rows: &'a [T], column: impl Fn(&'a T) -> U) -> Vec<U> {
+    rows.iter().map(column).collect()
+}

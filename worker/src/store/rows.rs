@@ -1,0 +1,119 @@
+//! What rows say, in both backends: the text in the columns and back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{KnownEvent, OrderRow, ParkedEvent, Plan, ReferenceKey, StoreError, StoredOrder};
+use crate::inbox::Content;
+use crate::order::OrderStatus;
+
+/// An event's columns that depend on whether it was understood.
+pub(super) struct ContentColumns<'a> {
+    /// The [`PaymentEvent`] as JSON.
+    pub facts: Option<String>,
+    pub foreign_mode: bool,
+    pub reason: Option<&'a str>,
+    pub fingerprint: Option<&'a str>,
+}
+
+pub(super) fn content_columns(content: &Content) -> Result<ContentColumns<'_>, StoreError> {
+    Ok(match content {
+        Content::Fact { event, foreign_mode } => {
+            ContentColumns { facts: Some(to_json(&**event)?), foreign_mode: *foreign_mode, reason: None, fingerprint: None }
+        }
+        Content::Ignored { reason } => {
+            ContentColumns { facts: None, foreign_mode: false, reason: Some(reason), fingerprint: None }
+        }
+        Content::Quarantined { reason, fingerprint } => {
+            ContentColumns { facts: None, foreign_mode: false, reason: Some(reason), fingerprint: Some(fingerprint) }
+        }
+    })
+}
+
+pub(super) const fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Webhook => "webhook",
+        Source::Reconciliation => "reconciliation",
+    }
+}
+
+/// An order's columns, as they were read.
+pub(super) struct OrderColumns {
+    pub id: String,
+    pub view: String,
+    pub version: i64,
+    pub review_since: Option<Timestamp>,
+    pub updated_at: Timestamp,
+}
+
+impl OrderColumns {
+    pub fn read(self) -> Result<StoredOrder, StoreError> {
+        let view = from_json(&self.view, "orders", "view", &self.id)?;
+        let Self { id, version, review_since, updated_at, .. } = self;
+        Ok(StoredOrder { id, view, review_since, version, updated_at })
+    }
+
+    pub fn read_row(self, registers: &str) -> Result<OrderRow, StoreError> {
+        let registers = from_json(registers, "orders", "registers", &self.id)?;
+        Ok(OrderRow { registers, stored: self.read()? })
+    }
+}
+
+pub(super) fn status(text: &str, key: &str) -> Result<OrderStatus, StoreError> {
+    let found = OrderStatus::ALL.into_iter().find(|status| status.as_str() == text);
+    found.ok_or_else(|| inconsistent("orders", "status", key, format!("{text:?} is no status")))
+}
+
+pub(super) fn known_event(key: &EventKey, facts_sha256: &[u8], mapping_version: i64) -> Result<KnownEvent, StoreError> {
+    let bad = |column, problem| inconsistent("events", column, key, problem);
+    Ok(KnownEvent {
+        facts_sha256: facts_sha256.try_into().map_err(|_| bad("facts_sha256", "it has not 32 bytes"))?,
+        mapping_version: u32::try_from(mapping_version).map_err(|_| bad("mapping_version", "it is out of range"))?,
+    })
+}
+
+pub(super) fn parked_event(facts: Option<&str>, foreign_mode: bool, received_at: Timestamp) -> Result<ParkedEvent, StoreError> {
+    let facts = facts.ok_or_else(|| inconsistent("events", "facts", "a parked event", "it has none"))?;
+    let event: PaymentEvent = from_json(facts, "events", "facts", "a parked event")?;
+    Ok(ParkedEvent { event, foreign_mode, received_at })
+}
+
+/// The orders that locked references lead to or name, sorted: in this order they are locked.
+pub(super) fn order_ids(references: &BTreeMap<ReferenceKey, Option<String>>) -> Vec<String> {
+    let named = references.keys().filter(|key| key.kind == ReferenceKind::Order).map(|key| &key.value);
+    let ids: BTreeSet<&String> = references.values().flatten().chain(named).collect();
+    ids.into_iter().cloned().collect()
+}
+
+/// Nothing but duplicates and refusals.
+pub(super) fn writes_nothing(plan: &Plan) -> bool {
+    let Plan { bodies, events, woken, orders, links, parkings, checks, books, applied: _ } = plan;
+    bodies.is_empty()
+        && events.is_empty()
+        && woken.is_empty()
+        && orders.is_empty()
+        && links.is_empty()
+        && parkings.is_empty()
+        && checks.is_empty()
+        && books.is_empty()
+}
+
+pub(super) fn to_json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value).map_err(|error| StoreError::Refused(sqlx::Error::Encode(error.into())))
+}
+
+pub(super) fn inconsistent(table: &'static str, column: &'static str, key: impl Display, problem: impl Display) -> StoreError {
+    StoreError::Inconsistent { table, column, key: key.to_string(), problem: problem.to_string() }
+}
+
+fn from_json<T: DeserializeOwned>(text: &str, table: &'static str, column: &'static str, key: &str) -> Result<T, StoreError> {
+    // Not the parser's words alone: they would quote the facts. Its place and category say enough.
+    let problem =
+        |error: serde_json::Error| format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
+    serde_json::from_str(text).map_err(|error| inconsistent(table, column, key, problem(error)))
+}

@@ -1,0 +1,191 @@
+//! The store in one SQLite file: durable, for one machine.
+//!
+//! One writer at a time, so nothing has to be locked row by row: the plan is read and written row by row with prepared
+//! statements inside one transaction. Readers see the last commit and wait for nobody (WAL).
+
+mod checks;
+mod read;
+mod write;
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use paybell_shared::clock::Timestamp;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection, SqlitePool};
+use uuid::Uuid;
+
+use super::rows::writes_nothing;
+use super::{Applied, Balance, ConnectError, Decision, DueCheck, Store, StoreError, StoredOrder, Work};
+use crate::apply::{plan, wanted};
+use crate::order::OrderStatus;
+
+/// Waiting for another process (an operator's command) that writes to the same file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Waiting for the one writer of this process, or for a reader. Above [`BUSY_TIMEOUT`], which the one before may need.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The API's reads at once; each is a thread.
+const READERS_MAX: u32 = 4;
+/// Readings for one piece of work, each finding more to read: the length of a chain of references.
+const ROUNDS_MAX: u32 = 16;
+/// Waiting for connections in use when the store closes.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const _: () = assert!(BUSY_TIMEOUT.as_millis() < ACQUIRE_TIMEOUT.as_millis());
+
+/// One file.
+#[derive(Clone, Debug)]
+pub struct Sqlite {
+    /// Of one connection: to hold it is to be the writer.
+    writer: SqlitePool,
+    readers: SqlitePool,
+}
+
+impl Sqlite {
+    /// Creates the file and its folder where they are missing, and brings the schema up to date.
+    ///
+    /// # Errors
+    /// The URL is wrong or not a file, or the file cannot be used.
+    pub async fn open(url: &str) -> Result<Self, ConnectError> {
+        let options = SqliteConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
+        let folder = options.get_filename().parent().filter(|folder| *folder != Path::new(""));
+        if let Some(folder) = folder {
+            let failed = |error| ConnectError::Folder(folder.to_owned(), error);
+            tokio::fs::create_dir_all(folder).await.map_err(failed)?;
+        }
+        let options = options
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = |connections_max| {
+            SqlitePoolOptions::new()
+                .max_connections(connections_max)
+                .acquire_timeout(ACQUIRE_TIMEOUT)
+                .idle_timeout(None)
+                .max_lifetime(None)
+                .after_connect(|connection, _| Box::pin(assert_durable(connection)))
+        };
+        let writer = pool(1).connect_with(options.clone()).await?;
+        migrate(&writer).await?;
+        let readers = pool(READERS_MAX).connect_with(options).await?;
+        Ok(Self { writer, readers })
+    }
+
+    async fn transact(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
+        let mut wanted = wanted(work);
+        if wanted.is_empty() {
+            return Ok(Applied::default());
+        }
+        let mut connection = self.writer.acquire().await.map_err(classify)?;
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
+        for _ in 0..ROUNDS_MAX {
+            // Nobody else writes meanwhile, so to read more is to go on.
+            let snapshot = read::snapshot(&mut transaction, &wanted).await?;
+            match plan(work, &snapshot, work.ids) {
+                Decision::ReadMore(more) => {
+                    wanted.keys.extend(more.keys);
+                    wanted.references.extend(more.references);
+                }
+                Decision::Write(plan) => {
+                    if !writes_nothing(&plan) {
+                        write::plan(&mut transaction, &plan).await?;
+                        // An error of the disk at this point does not say what a restart will find.
+                        transaction.commit().await.map_err(StoreError::Unknown)?;
+                    }
+                    return Ok(plan.applied);
+                }
+            }
+        }
+        Err(StoreError::Contended(ROUNDS_MAX))
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    async fn epoch(&self) -> Result<Uuid, StoreError> {
+        sqlx::query_scalar("SELECT epoch FROM meta").fetch_one(&self.readers).await.map_err(classify)
+    }
+
+    async fn apply(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
+        self.transact(work).await
+    }
+
+    async fn order(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+        read::order(&mut *self.readers.acquire().await.map_err(classify)?, id).await
+    }
+
+    async fn orders(&self, status: Option<OrderStatus>, after: Option<&str>, limit: u32) -> Result<Vec<StoredOrder>, StoreError> {
+        read::orders(&mut *self.readers.acquire().await.map_err(classify)?, status, after, limit).await
+    }
+
+    async fn balance(&self) -> Result<Balance, StoreError> {
+        read::balance(&mut *self.readers.acquire().await.map_err(classify)?).await
+    }
+
+    async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
+        checks::lease(&mut *self.writer.acquire().await.map_err(classify)?, now, lease, token, limit).await
+    }
+
+    async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
+        checks::finish(&mut *self.writer.acquire().await.map_err(classify)?, check, next_check_at, result).await
+    }
+
+    async fn close(&self) {
+        // Readers first: the last connection to close empties the log into the file.
+        for pool in [&self.readers, &self.writer] {
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, pool.close()).await;
+        }
+    }
+}
+
+/// In one transaction that only one process can begin: the lock.
+async fn migrate(writer: &SqlitePool) -> Result<(), ConnectError> {
+    let mut connection = writer.acquire().await?;
+    let mut transaction = match connection.begin_with("BEGIN IMMEDIATE").await {
+        Ok(transaction) => transaction,
+        Err(error) if matches!(primary_code(&error), Some(BUSY | LOCKED)) => return Err(ConnectError::Migrating(BUSY_TIMEOUT)),
+        Err(error) => return Err(error.into()),
+    };
+    super::migrator(&super::SQLITE_STEPS).run(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Refuses a connection whose commits would not be on the disk: a database in memory, or a build with other ideas.
+async fn assert_durable(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let synchronous: i64 = connection.fetch_one("PRAGMA synchronous").await?.try_get(0)?;
+    let journal: String = connection.fetch_one("PRAGMA journal_mode").await?.try_get(0)?;
+    // 2: FULL.
+    if synchronous == 2 && journal.eq_ignore_ascii_case("wal") {
+        Ok(())
+    } else {
+        let problem = format!("not a durable file: journal_mode is {journal}, synchronous is {synchronous}");
+        Err(sqlx::Error::Configuration(problem.into()))
+    }
+}
+
+// Primary result codes: the low byte of the extended ones (SQLite's "Result and Error Codes").
+const BUSY: i32 = 5;
+const LOCKED: i32 = 6;
+const TOO_BIG: i32 = 18;
+const CONSTRAINT: i32 = 19;
+const MISMATCH: i32 = 20;
+
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+/// Whose fault an error is. What is not known to be about the data is the database's own trouble.
+fn classify(error: sqlx::Error) -> StoreError {
+    match (primary_code(&error), error) {
+        (Some(BUSY | LOCKED), _) => StoreError::Contended(1),
+        (Some(TOO_BIG | CONSTRAINT | MISMATCH), error) | (None, error @ sqlx::Error::Encode(_)) => StoreError::Refused(error),
+        (None, sqlx::Error::ColumnDecode { index, source }) => super::rows::inconsistent("a query", "its column", index, source),
+        (None, sqlx::Error::Decode(source)) => super::rows::inconsistent("a query", "a column", "a row", source),
+        (_, error) => StoreError::Unavailable(error),
+    }
+}

@@ -1,0 +1,188 @@
+//! Reading what a transaction decides by, and the reads of the API.
+
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::EventKey;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+
+use super::classify;
+use crate::order::OrderStatus;
+use crate::store::rows::{self, OrderColumns};
+use crate::store::{
+    Balance, EventTotal, OrderRow, OrderTotal, ParkedEvent, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
+};
+
+pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted) -> Result<Snapshot, StoreError> {
+    let mut snapshot = Snapshot { keys_read: wanted.keys.clone(), ..Snapshot::default() };
+    for reference in &wanted.references {
+        let order_id = order_of(connection, reference).await?;
+        snapshot.references.insert(reference.clone(), order_id);
+    }
+    for id in rows::order_ids(&snapshot.references) {
+        if let Some(order) = order_row(connection, &id).await? {
+            snapshot.orders.insert(id, order);
+        }
+    }
+    let mut waiting = std::collections::BTreeSet::new();
+    for reference in &wanted.references {
+        waiting.extend(parked_under(connection, reference).await?);
+    }
+    for key in waiting {
+        snapshot.parked.push(parked_event(connection, &key).await?);
+    }
+    for key in &wanted.keys {
+        let row =
+            sqlx::query("SELECT facts_sha256, mapping_version FROM events WHERE psp = ?1 AND account = ?2 AND event_id = ?3")
+                .bind(&*key.psp)
+                .bind(&*key.account)
+                .bind(&*key.event_id)
+                .fetch_optional(&mut *connection)
+                .await
+                .map_err(classify)?;
+        if let Some(row) = row {
+            let facts_sha256: Vec<u8> = row.try_get(0).map_err(classify)?;
+            let version = row.try_get(1).map_err(classify)?;
+            snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version)?);
+        }
+    }
+    Ok(snapshot)
+}
+
+async fn order_of(connection: &mut SqliteConnection, reference: &ReferenceKey) -> Result<Option<String>, StoreError> {
+    let ReferenceKey { psp, account, kind, value } = reference;
+    let found = sqlx::query_scalar("SELECT order_id FROM refs WHERE psp = ?1 AND account = ?2 AND kind = ?3 AND value = ?4")
+        .bind(&**psp)
+        .bind(&**account)
+        .bind(kind.as_str())
+        .bind(value)
+        .fetch_optional(connection)
+        .await
+        .map_err(classify)?;
+    Ok(found.flatten())
+}
+
+async fn order_row(connection: &mut SqliteConnection, id: &str) -> Result<Option<OrderRow>, StoreError> {
+    let row = sqlx::query("SELECT id, view, registers, version, review_since, updated_at FROM orders WHERE id = ?1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+        .map_err(classify)?;
+    let Some(row) = row else { return Ok(None) };
+    let registers: String = row.try_get("registers").map_err(classify)?;
+    columns(&row).map_err(classify)?.read_row(&registers).map(Some)
+}
+
+async fn parked_under(connection: &mut SqliteConnection, reference: &ReferenceKey) -> Result<Vec<EventKey>, StoreError> {
+    let ReferenceKey { psp, account, kind, value } = reference;
+    let rows = sqlx::query(
+        "SELECT psp, account, event_id FROM parkings
+         WHERE ref_psp = ?1 AND ref_account = ?2 AND ref_kind = ?3 AND ref_value = ?4",
+    )
+    .bind(&**psp)
+    .bind(&**account)
+    .bind(kind.as_str())
+    .bind(value)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    let key = |row: &SqliteRow| {
+        let (psp, account): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        Ok(EventKey { psp: psp.into(), account: account.into(), event_id: row.try_get(2)? })
+    };
+    rows.iter().map(key).collect::<Result<_, _>>().map_err(classify)
+}
+
+async fn parked_event(connection: &mut SqliteConnection, key: &EventKey) -> Result<ParkedEvent, StoreError> {
+    let row =
+        sqlx::query("SELECT facts, foreign_mode, received_at FROM events WHERE psp = ?1 AND account = ?2 AND event_id = ?3")
+            .bind(&*key.psp)
+            .bind(&*key.account)
+            .bind(&*key.event_id)
+            .fetch_optional(connection)
+            .await
+            .map_err(classify)?;
+    let row = row.ok_or_else(|| rows::inconsistent("parkings", "event_id", key, "there is no such event"))?;
+    let facts: Option<String> = row.try_get(0).map_err(classify)?;
+    let received_at = timestamp(&row, "received_at").map_err(classify)?;
+    rows::parked_event(facts.as_deref(), row.try_get(1).map_err(classify)?, received_at)
+}
+
+pub(super) async fn order(connection: &mut SqliteConnection, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+    let row = sqlx::query("SELECT id, view, version, review_since, updated_at FROM orders WHERE id = ?1")
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+        .map_err(classify)?;
+    row.map(|row| columns(&row).map_err(classify)?.read()).transpose()
+}
+
+pub(super) async fn orders(
+    connection: &mut SqliteConnection,
+    status: Option<OrderStatus>,
+    after: Option<&str>,
+    limit: u32,
+) -> Result<Vec<StoredOrder>, StoreError> {
+    // `>=` and `IS NOT` instead of one `OR`: so the index leads to the page.
+    let rows = match status {
+        None => sqlx::query(
+            "SELECT id, view, version, review_since, updated_at FROM orders
+             WHERE id >= ?1 AND id IS NOT ?2 ORDER BY id LIMIT ?3",
+        )
+        .bind(after.unwrap_or_default())
+        .bind(after)
+        .bind(limit),
+        Some(status) => sqlx::query(
+            "SELECT id, view, version, review_since, updated_at FROM orders
+             WHERE id >= ?1 AND id IS NOT ?2 AND status = ?4 ORDER BY id LIMIT ?3",
+        )
+        .bind(after.unwrap_or_default())
+        .bind(after)
+        .bind(limit)
+        .bind(status.as_str()),
+    };
+    let rows = rows.fetch_all(connection).await.map_err(classify)?;
+    rows.iter().map(|row| columns(row).map_err(classify)?.read()).collect()
+}
+
+pub(super) async fn balance(connection: &mut SqliteConnection) -> Result<Balance, StoreError> {
+    // In one transaction: both reads see the same commit.
+    let mut transaction = connection.begin().await.map_err(classify)?;
+    let events = sqlx::query(
+        "SELECT psp, account, outcome, sum(count) AS count FROM books
+         GROUP BY psp, account, outcome HAVING sum(count) <> 0 ORDER BY psp, account, outcome",
+    );
+    let events = events.fetch_all(&mut *transaction).await.map_err(classify)?;
+    let orders = sqlx::query("SELECT status, count(*) AS count FROM orders GROUP BY status ORDER BY status");
+    let orders = orders.fetch_all(&mut *transaction).await.map_err(classify)?;
+    transaction.commit().await.map_err(classify)?;
+    let total = |row: &SqliteRow| {
+        Ok(EventTotal {
+            psp: row.try_get("psp")?,
+            account: row.try_get("account")?,
+            outcome: row.try_get("outcome")?,
+            count: row.try_get("count")?,
+        })
+    };
+    let by_status = |row: &SqliteRow| {
+        let status: String = row.try_get("status").map_err(classify)?;
+        Ok(OrderTotal { status: rows::status(&status, "the balance")?, count: row.try_get("count").map_err(classify)? })
+    };
+    Ok(Balance {
+        events: events.iter().map(total).collect::<Result<_, _>>().map_err(classify)?,
+        orders: orders.iter().map(by_status).collect::<Result<_, _>>()?,
+    })
+}
+
+fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+    row.try_get(column).map(Timestamp::from_millis)
+}
+
+fn columns(row: &SqliteRow) -> Result<OrderColumns, sqlx::Error> {
+    Ok(OrderColumns {
+        id: row.try_get("id")?,
+        view: row.try_get("view")?,
+        version: row.try_get("version")?,
+        review_since: row.try_get::<Option<i64>, _>("review_since")?.map(Timestamp::from_millis),
+        updated_at: timestamp(row, "updated_at")?,
+    })
+}

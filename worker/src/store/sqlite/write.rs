@@ -1,0 +1,166 @@
+//! Writing a plan, row by row.
+
+use paybell_shared::clock::Timestamp;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{Sqlite, query};
+
+use super::classify;
+use crate::store::rows::{self, ContentColumns};
+use crate::store::{BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent};
+
+pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Result<(), StoreError> {
+    for write in &plan.bodies {
+        body(connection, write).await?;
+    }
+    for write in &plan.events {
+        event(connection, write).await?;
+    }
+    for write in &plan.orders {
+        order(connection, write).await?;
+    }
+    for (reference, order_id) in &plan.links {
+        link(connection, reference, order_id).await?;
+    }
+    for (key, reference) in &plan.parkings {
+        let parking = query("INSERT INTO parkings VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING")
+            .bind(&*key.psp)
+            .bind(&*key.account)
+            .bind(&*key.event_id)
+            .bind(&*reference.psp)
+            .bind(&*reference.account)
+            .bind(reference.kind.as_str())
+            .bind(&*reference.value);
+        run(connection, parking).await?;
+    }
+    for write in &plan.woken {
+        wake(connection, write).await?;
+    }
+    for CheckWrite { account, payment_id, next_check_at } in &plan.checks {
+        let check =
+            query("INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING");
+        let check = check.bind(&*account.psp).bind(&*account.account).bind(&**payment_id).bind(next_check_at.millis());
+        run(connection, check).await?;
+    }
+    for (BookKey { account, hour, outcome }, count) in &plan.books {
+        let line = query(
+            "INSERT INTO books (psp, account, hour, outcome, count) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (psp, account, hour, outcome) DO UPDATE SET count = count + excluded.count",
+        );
+        let line = line.bind(&*account.psp).bind(&*account.account).bind(hour.millis()).bind(outcome.as_str()).bind(count);
+        run(connection, line).await?;
+    }
+    Ok(())
+}
+
+async fn body(connection: &mut SqliteConnection, BodyWrite { id, body }: &BodyWrite) -> Result<(), StoreError> {
+    let insert = query(
+        "INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )
+    .bind(id)
+    .bind(body.received_at.millis())
+    .bind(&*body.psp)
+    .bind(&*body.account)
+    .bind(&*body.webhook_id)
+    .bind(&*body.secret_name)
+    .bind(body.content_type.as_deref())
+    .bind(rows::to_json(&body.headers)?)
+    .bind(&*body.bytes);
+    run(connection, insert).await.map(drop)
+}
+
+async fn event(connection: &mut SqliteConnection, write: &EventWrite) -> Result<(), StoreError> {
+    let ContentColumns { facts, foreign_mode, reason, fingerprint } = rows::content_columns(&write.row.content)?;
+    let insert = query(
+        "INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
+             outcome, reason, fingerprint, order_id, body_id, received_at, applied_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+    )
+    .bind(&*write.row.key.psp)
+    .bind(&*write.row.key.account)
+    .bind(&*write.row.key.event_id)
+    .bind(&*write.row.event_type)
+    .bind(rows::source_name(write.row.source))
+    .bind(facts)
+    .bind(foreign_mode)
+    .bind(&write.row.facts_sha256[..])
+    .bind(write.row.mapping_version)
+    .bind(write.outcome.as_str())
+    .bind(reason)
+    .bind(fingerprint)
+    .bind(write.order_id.as_deref())
+    .bind(write.body_id)
+    .bind(write.row.received_at.millis())
+    .bind(write.applied_at.millis());
+    run(connection, insert).await.map(drop)
+}
+
+async fn order(connection: &mut SqliteConnection, write: &OrderWrite) -> Result<(), StoreError> {
+    let OrderWrite { registers, stored, previous_version, transition } = write;
+    let view = rows::to_json(&stored.view)?;
+    let registers = rows::to_json(registers)?;
+    let sql = if *previous_version == 0 {
+        "INSERT INTO orders (id, status, view, registers, version, review_since, updated_at)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE ?8 = 0"
+    } else {
+        "UPDATE orders SET status = ?2, view = ?3, registers = ?4, version = ?5, review_since = ?6, updated_at = ?7
+         WHERE id = ?1 AND version = ?8"
+    };
+    let upsert = query(sql)
+        .bind(&*stored.id)
+        .bind(stored.view.status.as_str())
+        .bind(&*view)
+        .bind(&*registers)
+        .bind(stored.version)
+        .bind(stored.review_since.map(Timestamp::millis))
+        .bind(stored.updated_at.millis())
+        .bind(previous_version);
+    if run(connection, upsert).await? != 1 {
+        // Read in this transaction, and nobody else writes.
+        return Err(rows::inconsistent("orders", "version", &stored.id, "it is not the one that was read"));
+    }
+    let Some(transition) = transition else { return Ok(()) };
+    let insert = query(
+        "INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )
+    .bind(&*stored.id)
+    .bind(stored.version)
+    .bind(transition.id)
+    .bind(transition.from.map(|status| status.as_str()))
+    .bind(transition.to.as_str())
+    .bind(transition.at.millis())
+    .bind(&*view);
+    run(connection, insert).await.map(drop)
+}
+
+async fn link(connection: &mut SqliteConnection, reference: &ReferenceKey, order_id: &str) -> Result<(), StoreError> {
+    let ReferenceKey { psp, account, kind, value } = reference;
+    let link = query(
+        "INSERT INTO refs (psp, account, kind, value, order_id) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (psp, account, kind, value) DO UPDATE SET order_id = excluded.order_id WHERE order_id IS NULL",
+    );
+    run(connection, link.bind(&**psp).bind(&**account).bind(kind.as_str()).bind(&**value).bind(order_id)).await.map(drop)
+}
+
+async fn wake(connection: &mut SqliteConnection, woken: &WokenEvent) -> Result<(), StoreError> {
+    let WokenEvent { key, outcome, order_id, at } = woken;
+    let update = query(
+        "UPDATE events SET outcome = ?4, order_id = ?5, applied_at = ?6
+         WHERE psp = ?1 AND account = ?2 AND event_id = ?3 AND outcome = 'parked'",
+    );
+    let update = update.bind(&*key.psp).bind(&*key.account).bind(&*key.event_id);
+    if run(connection, update.bind(outcome.as_str()).bind(&**order_id).bind(at.millis())).await? != 1 {
+        return Err(rows::inconsistent("events", "outcome", key, "it was woken but is not parked"));
+    }
+    let delete = query("DELETE FROM parkings WHERE psp = ?1 AND account = ?2 AND event_id = ?3");
+    run(connection, delete.bind(&*key.psp).bind(&*key.account).bind(&*key.event_id)).await.map(drop)
+}
+
+/// Rows written.
+async fn run(
+    connection: &mut SqliteConnection,
+    query: sqlx::query::Query<'_, Sqlite, SqliteArguments>,
+) -> Result<u64, StoreError> {
+    Ok(query.execute(connection).await.map_err(classify)?.rows_affected())
+}
