@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::guardian::Guarded;
 use super::{Owner, REDIS_URL, find_program, free_port, from_environment, said, temporary_folder, unique_name, until_ready};
@@ -33,8 +33,10 @@ impl Redis {
     pub(super) async fn shared() -> Result<Self> {
         match from_environment(REDIS_URL) {
             Some(url) => {
-                let url = url.trim_end_matches('/').to_owned();
-                ping(&url).await?;
+                let mut url = url::Url::parse(&url).context(REDIS_URL)?;
+                url.set_path("");
+                let url = String::from(url);
+                ping(&url).await.context(REDIS_URL)?;
                 Ok(Self { url, owner: Owner { name: "Redis", process: None, private: false } })
             }
             None => Self::launch(false).await,
