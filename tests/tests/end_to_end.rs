@@ -126,7 +126,12 @@ async fn forged_webhooks_are_refused_and_leave_nothing() {
 async fn what_is_signed_but_not_understood_is_kept() {
     let Stack { shop, .. } = &shared_stack().await;
     let deep = "[".repeat(100_000);
-    let odd = [b"not json".to_vec(), vec![0xff, 0xfe], deep.into_bytes(), br#"{"id":"evt_x","type":"payment_intent.succeeded"}"#.to_vec()];
+    let odd = [
+        b"not json".to_vec(),
+        vec![0xff, 0xfe],
+        deep.into_bytes(),
+        br#"{"id":"evt_x","type":"payment_intent.succeeded"}"#.to_vec(),
+    ];
     for body in odd.clone() {
         let webhook = paybell::simulator::Webhook { id: String::new(), event_type: String::new(), body: body.into() };
         assert_eq!(shop.send(&webhook).await, Some(StatusCode::OK));
@@ -156,7 +161,8 @@ fn load(shop: &Shop, stop: &Arc<AtomicBool>, senders: usize) -> JoinSet<Vec<(Str
 
 /// Everything that was answered 2xx is in the database, once.
 async fn assert_nothing_lost(stack: &Stack, answers: &[(String, Option<StatusCode>, Instant)]) {
-    let accepted: HashSet<&String> = answers.iter().filter(|(_, status, _)| *status == Some(StatusCode::OK)).map(|(id, ..)| id).collect();
+    let accepted: HashSet<&String> =
+        answers.iter().filter(|(_, status, _)| *status == Some(StatusCode::OK)).map(|(id, ..)| id).collect();
     assert!(accepted.len() > 10, "the load did not get through: {} of {}", accepted.len(), answers.len());
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
@@ -284,7 +290,11 @@ async fn a_wrong_configuration_stops_the_start_with_the_settings_name() {
     let cases = [
         ("paybell-ingress", "[ingress]\nlisten = \"nowhere\"\n", "listen"),
         ("paybell-ingress", "[[psp]]\nid = \"stripe\"\nmode = \"test\"\nsecrets = []\n", "secrets"),
-        ("paybell-ingress", "[[psp]]\nid = \"stripe\"\nmode = \"test\"\nsecrets = [\"env:PAYBELL_NOT_THERE\"]\n", "PAYBELL_NOT_THERE"),
+        (
+            "paybell-ingress",
+            "[[psp]]\nid = \"stripe\"\nmode = \"test\"\nsecrets = [\"env:PAYBELL_NOT_THERE\"]\n",
+            "PAYBELL_NOT_THERE",
+        ),
         ("paybell-ingress", "[queue]\nurl = \"http://x\"\n", "[queue] url"),
         ("paybell-ingress", "[unknown]\n", "unknown"),
         ("paybell-worker", "[queue]\nurl = \"amqp://127.0.0.1:1\"\n", "[api] token"),

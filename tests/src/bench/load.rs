@@ -58,7 +58,12 @@ impl Webhooks {
 ///
 /// # Errors
 /// A connection cannot be made, or is closed.
-pub async fn measure(address: SocketAddr, webhooks: &Arc<Webhooks>, connections: usize, duration: Duration) -> anyhow::Result<Measured> {
+pub async fn measure(
+    address: SocketAddr,
+    webhooks: &Arc<Webhooks>,
+    connections: usize,
+    duration: Duration,
+) -> anyhow::Result<Measured> {
     let started = Instant::now();
     let mut senders = JoinSet::new();
     for _ in 0..connections {
@@ -74,7 +79,12 @@ pub async fn measure(address: SocketAddr, webhooks: &Arc<Webhooks>, connections:
     Ok(Measured::new(&latencies, failed, started.elapsed()))
 }
 
-async fn send(address: SocketAddr, webhooks: Arc<Webhooks>, started: Instant, duration: Duration) -> anyhow::Result<(Histogram<u64>, u64)> {
+async fn send(
+    address: SocketAddr,
+    webhooks: Arc<Webhooks>,
+    started: Instant,
+    duration: Duration,
+) -> anyhow::Result<(Histogram<u64>, u64)> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let mut latencies = Histogram::<u64>::new(3)?;

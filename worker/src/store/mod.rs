@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
 use paybell_shared::money::Money;
@@ -368,13 +369,17 @@ impl ConnectError {
 ///
 /// # Errors
 /// The URL is of no backend, the database is away, or its schema cannot be migrated.
-pub async fn connect(url: &str) -> Result<Arc<dyn Store>, ConnectError> {
-    let scheme = url.split(':').next().unwrap_or_default();
-    match scheme {
-        "postgres" | "postgresql" => Ok(Arc::new(postgres::Postgres::connect(url).await?)),
-        "sqlite" => Ok(Arc::new(sqlite::Sqlite::open(url).await?)),
-        _ => Err(ConnectError::Scheme(scheme.to_owned())),
-    }
+pub fn connect(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectError>> {
+    // Boxed, so that the compiler sees here, where it can, that what awaits it may be sent to another thread.
+    Box::pin(async move {
+        let scheme = url.split(':').next().unwrap_or_default();
+        let store: Arc<dyn Store> = match scheme {
+            "postgres" | "postgresql" => Arc::new(postgres::Postgres::connect(url).await?),
+            "sqlite" => Arc::new(sqlite::Sqlite::open(url).await?),
+            _ => return Err(ConnectError::Scheme(scheme.to_owned())),
+        };
+        Ok(store)
+    })
 }
 
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.

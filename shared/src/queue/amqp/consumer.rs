@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -253,12 +255,7 @@ impl Open {
         Ok(Self { link, channel, moves, incoming: stream::select_all(incoming).boxed(), outstanding: BTreeMap::new() })
     }
 
-    async fn settle(
-        &mut self,
-        broker: &Broker,
-        source: Source,
-        settlements: Vec<(u64, Disposition)>,
-    ) -> Result<(), SettleError> {
+    async fn settle(&mut self, broker: &Broker, source: Source, settlements: Vec<(u64, Disposition)>) -> Result<(), SettleError> {
         let mut done = BTreeSet::new();
         let mut released = Vec::new();
         let mut moves = FuturesUnordered::new();

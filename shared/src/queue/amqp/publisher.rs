@@ -431,7 +431,9 @@ impl Flight {
     fn settle(&mut self, settled: Vec<(u64, lapin::Result<Confirmation>)>) -> Result<(), String> {
         let evidence = settled.iter().find_map(|(_, confirmed)| match confirmed {
             Ok(Confirmation::Ack(None) | Confirmation::Nack(None)) | Err(_) => None,
-            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Some("the broker returned a message: no queue took it"),
+            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => {
+                Some("the broker returned a message: no queue took it")
+            }
             Ok(Confirmation::NotRequested) => Some("the channel does not confirm"),
         });
         if let Some(evidence) = evidence {

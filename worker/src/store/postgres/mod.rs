@@ -142,7 +142,7 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), ConnectError> {
     let options = options.clone().options([("lock_timeout", lock_timeout.as_str()), ("statement_timeout", "0")]);
     let mut connection = timeout(CONNECT_TIMEOUT, options.connect()).await.map_err(|_| timed_out())??;
     let migrator = super::migrator(&super::POSTGRES_STEPS);
-    let result = timeout(MIGRATION_TIMEOUT, migrator.run(&mut connection)).await.map_err(|_| timed_out())?;
+    let result = timeout(MIGRATION_TIMEOUT, migrator.run_direct(None, &mut connection, false)).await.map_err(|_| timed_out())?;
     let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
     result.map_err(|error| match error {
         sqlx::migrate::MigrateError::Execute(sqlx::Error::Database(error)) if error.code().as_deref() == Some("55P03") => {

@@ -149,7 +149,7 @@ async fn migrate(writer: &SqlitePool) -> Result<(), ConnectError> {
         Err(error) if matches!(primary_code(&error), Some(BUSY | LOCKED)) => return Err(ConnectError::Migrating(BUSY_TIMEOUT)),
         Err(error) => return Err(error.into()),
     };
-    super::migrator(&super::SQLITE_STEPS).run(&mut *transaction).await?;
+    super::migrator(&super::SQLITE_STEPS).run_direct(None, &mut *transaction, false).await?;
     transaction.commit().await?;
     Ok(())
 }
