@@ -6,7 +6,7 @@ use bytes::Bytes;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::envelope::Envelope;
 use paybell_shared::event::{EventKey, PaymentEvent, Source};
-use paybell_shared::psp::{Account, TranslateError};
+use paybell_shared::psp::{Account, TranslateError, Unread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -103,12 +103,7 @@ impl Arrival {
                 vec![bare_row(envelope, account, Content::Ignored { reason: "carries no event".to_owned() })]
             }
             Ok(events) => events.into_iter().map(|event| fact_row(event, account, envelope.received_at)).collect(),
-            Err(TranslateError::Ignored(reason)) => vec![bare_row(envelope, account, Content::Ignored { reason })],
-            Err(TranslateError::Unintelligible { reason, pointer }) => {
-                let fingerprint = fingerprint(account, envelope.event_type.as_deref(), reason, &pointer);
-                let reason = format!("{reason} at {pointer:?}");
-                vec![bare_row(envelope, account, Content::Quarantined { reason, fingerprint })]
-            }
+            Err(error) => vec![bare_row(envelope, account, not_a_fact(error, account, envelope.event_type.as_deref()))],
         };
         let body = Body {
             psp: Arc::clone(&envelope.psp),
@@ -123,10 +118,24 @@ impl Arrival {
         Self { body: Some(body), rows }
     }
 
-    /// The events of a PSP's answer.
+    /// What a PSP's answer says; what of it is not understood is kept as a webhook's would be.
     #[must_use]
-    pub fn of_answer(events: Vec<PaymentEvent>, account: &Account, received_at: Timestamp) -> Self {
-        Self { body: None, rows: events.into_iter().map(|event| fact_row(event, account, received_at)).collect() }
+    pub fn of_answer(events: Vec<PaymentEvent>, unread: Vec<Unread>, account: &Account, received_at: Timestamp) -> Self {
+        let facts = events.into_iter().map(|event| fact_row(event, account, received_at));
+        let unread = unread.into_iter().map(|unread| InboxRow {
+            key: EventKey {
+                psp: Arc::clone(&account.psp_id),
+                account: Arc::clone(&account.name),
+                event_id: unread.event_id,
+            },
+            event_type: String::new(),
+            received_at,
+            facts_sha256: Sha256::digest([]).into(),
+            mapping_version: account.psp.profile().mapping_version,
+            source: Source::Reconciliation,
+            content: not_a_fact(unread.error, account, None),
+        });
+        Self { body: None, rows: facts.chain(unread).collect() }
     }
 }
 
@@ -156,6 +165,16 @@ fn bare_row(envelope: &Envelope, account: &Account, content: Content) -> InboxRo
         mapping_version: account.psp.profile().mapping_version,
         source: Source::Webhook,
         content,
+    }
+}
+
+fn not_a_fact(error: TranslateError, account: &Account, event_type: Option<&str>) -> Content {
+    match error {
+        TranslateError::Ignored(reason) => Content::Ignored { reason },
+        TranslateError::Unintelligible { reason, pointer } => {
+            let fingerprint = fingerprint(account, event_type, reason, &pointer);
+            Content::Quarantined { reason: format!("{reason} at {pointer:?}"), fingerprint }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::PaymentEvent;
-use paybell_shared::psp::{Account, AskError, Asked, ReadError};
+use paybell_shared::psp::{Account, AskError, Asked, ReadError, Unread};
 use paybell_shared::shutdown::Shutdown;
 use tokio::sync::Semaphore;
 
@@ -116,6 +116,13 @@ pub async fn run(reconciler: Reconciler, shutdown: Shutdown) -> anyhow::Result<(
     Ok(())
 }
 
+/// All pages of an answer.
+#[derive(Default)]
+struct Told {
+    events: Vec<PaymentEvent>,
+    unread: Vec<Unread>,
+}
+
 enum Looked {
     Changed,
     Same,
@@ -125,8 +132,8 @@ enum Looked {
 async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, StoreError> {
     let context = &reconciler.context;
     let (looked, order_status, result) = match ask(reconciler, check).await {
-        Ok(events) => {
-            let (changed, status) = apply(reconciler, check, events).await?;
+        Ok(told) => {
+            let (changed, status) = apply(reconciler, check, told).await?;
             if changed { (Looked::Changed, status, "changed") } else { (Looked::Same, status, "same") }
         }
         Err(error) => {
@@ -142,12 +149,12 @@ async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, Store
 }
 
 /// Asks page by page; an answer counts as a whole or not at all.
-async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Vec<PaymentEvent>, LookError> {
+async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookError> {
     let account: &Account = reconciler.context.accounts.get(&check.account).ok_or(LookError::NoAccount)?;
     let permits = reconciler.permits.get(&check.account).ok_or(LookError::NoAccount)?;
     let at = reconciler.context.clock.now();
     let look_id = format!("{}-{}", at.millis(), &check.lease_token.simple().to_string()[..8]);
-    let mut events = Vec::new();
+    let mut told = Told::default();
     let mut cursor: Option<String> = None;
     for _ in 0..PAGES_MAX {
         let request = account.psp.status_request(&check.payment_id, cursor.as_deref(), account)?;
@@ -158,10 +165,11 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Vec<PaymentEve
         };
         let asked = Asked { payment_id: &check.payment_id, cursor: cursor.as_deref(), at, look_id: &look_id };
         let answer = account.psp.read_status(&asked, &response, account)?;
-        events.extend(answer.events);
+        told.events.extend(answer.events);
+        told.unread.extend(answer.unread);
         match answer.next {
             Some(next) => cursor = Some(next),
-            None => return Ok(events),
+            None => return Ok(told),
         }
     }
     Err(LookError::Endless)
@@ -170,12 +178,12 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Vec<PaymentEve
 async fn apply(
     reconciler: &Reconciler,
     check: &DueCheck,
-    events: Vec<PaymentEvent>,
+    told: Told,
 ) -> Result<(bool, Option<OrderStatus>), StoreError> {
     let context = &reconciler.context;
     let Some(account) = context.accounts.get(&check.account) else { return Ok((false, check.order_status)) };
     let now = context.clock.now();
-    let arrivals = [Arrival::of_answer(events, account, now)];
+    let arrivals = [Arrival::of_answer(told.events, told.unread, account, now)];
     let work = Work {
         arrivals: &arrivals,
         registrations: &[],

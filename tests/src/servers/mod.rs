@@ -108,7 +108,11 @@ fn from_environment(name: &str) -> Option<String> {
 }
 
 /// A folder of its own under the system's temporary one; whoever makes it hands it to a guardian, which removes it.
-fn temporary_folder(what: &str) -> Result<PathBuf> {
+/// A new folder of this process, in the place for temporary files.
+///
+/// # Errors
+/// It cannot be made.
+pub fn temporary_folder(what: &str) -> Result<PathBuf> {
     let folder = std::env::temp_dir().join(format!("paybell-{what}-{}", unique_name()));
     std::fs::create_dir(&folder).map_err(|error| anyhow!("{}: {error}", folder.display()))?;
     Ok(folder)
