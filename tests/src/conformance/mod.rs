@@ -1,0 +1,3 @@
+//! What every backend of a port must do: one suite a port.
+
+pub mod store;
