@@ -123,11 +123,7 @@ impl Arrival {
     pub fn of_answer(events: Vec<PaymentEvent>, unread: Vec<Unread>, account: &Account, received_at: Timestamp) -> Self {
         let facts = events.into_iter().map(|event| fact_row(event, account, received_at));
         let unread = unread.into_iter().map(|unread| InboxRow {
-            key: EventKey {
-                psp: Arc::clone(&account.psp_id),
-                account: Arc::clone(&account.name),
-                event_id: unread.event_id,
-            },
+            key: EventKey { psp: Arc::clone(&account.psp_id), account: Arc::clone(&account.name), event_id: unread.event_id },
             event_type: String::new(),
             received_at,
             facts_sha256: Sha256::digest([]).into(),

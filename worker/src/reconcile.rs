@@ -175,11 +175,7 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookErro
     Err(LookError::Endless)
 }
 
-async fn apply(
-    reconciler: &Reconciler,
-    check: &DueCheck,
-    told: Told,
-) -> Result<(bool, Option<OrderStatus>), StoreError> {
+async fn apply(reconciler: &Reconciler, check: &DueCheck, told: Told) -> Result<(bool, Option<OrderStatus>), StoreError> {
     let context = &reconciler.context;
     let Some(account) = context.accounts.get(&check.account) else { return Ok((false, check.order_status)) };
     let now = context.clock.now();

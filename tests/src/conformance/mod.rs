@@ -1,3 +1,4 @@
-//! One suite a port, run against each of its backends.
+//! One suite a port: what every backend of it must do.
 
 pub mod queue;
+pub mod store;

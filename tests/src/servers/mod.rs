@@ -107,8 +107,7 @@ fn from_environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// A folder of its own under the system's temporary one; whoever makes it hands it to a guardian, which removes it.
-/// A new folder of this process, in the place for temporary files.
+/// A folder of its own under the system's temporary one; whoever makes it removes it, or has a guardian do so.
 ///
 /// # Errors
 /// It cannot be made.

@@ -1,0 +1,859 @@
+//! What every [`Store`] must do. A behaviour is defined here, or it is not defined.
+//!
+//! `store_suite!` makes a test of each function for one backend. What the port does not show is read beside it, by SQL that
+//! both backends understand.
+
+#![expect(clippy::missing_panics_doc, reason = "a behaviour panics where it is missed: that is the test")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::{
+    EventKey, Fact, FactVersion, Failure, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind, RefundState, Source,
+};
+use paybell_shared::money::{Currency, Money};
+use paybell_worker::ids::Ids;
+use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
+use paybell_worker::order::{AccountKey, OrderStatus};
+use paybell_worker::store::{
+    Applied, Registered, Registration, RegistrationConflict, Store, StoreError, StoredOrder, Work, connect,
+};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use sqlx::{AssertSqlSafe, PgPool, SqlitePool};
+
+/// Expands to one test for each behaviour. `$bench` names an `async fn() -> Bench` of an empty database.
+#[macro_export]
+macro_rules! store_suite {
+    ($bench:path) => {
+        $crate::store_suite!($bench:
+            an_event_is_applied_once,
+            the_same_id_with_other_facts_is_kept_beside,
+            a_parked_event_wakes_when_its_order_is_registered,
+            a_repeated_registration_changes_nothing,
+            a_registration_in_conflict_is_refused,
+            an_event_that_names_its_order_creates_it,
+            an_event_that_names_its_order_waits_where_orders_must_be_registered,
+            a_refund_finds_its_order_by_its_payment_whichever_comes_first,
+            a_chain_of_references_wakes_to_its_end,
+            references_to_two_orders_are_quarantined,
+            the_books_equal_a_recount,
+            an_order_at_version_n_has_n_transitions,
+            the_epoch_is_the_databases,
+            orders_come_in_pages,
+            a_body_keeps_its_exact_bytes,
+            a_nul_inside_facts_is_kept,
+            a_lease_is_held_by_one,
+            an_expired_lease_returns_and_its_holder_ends_nothing,
+            a_hint_during_a_look_keeps_the_payment_due,
+            a_first_look_is_planned_once,
+            one_key_met_by_many_at_once_is_written_once,
+            a_big_batch_is_one_transaction,
+            many_workers_agree_with_one,
+            a_call_given_up_does_all_or_nothing,
+            many_start_at_once
+        );
+    };
+    ($bench:path: $($behaviour:ident),+) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                let bench = $bench().await;
+                $crate::conformance::store::$behaviour(&bench).await;
+                bench.check_invariants().await;
+                bench.store.close().await;
+            }
+        )+
+    };
+}
+
+/// A backend under test on a database of its own, and that database.
+pub struct Bench {
+    pub store: Arc<dyn Store>,
+    pub url: String,
+    pub database: Database,
+    pub ids: Ids,
+    first_look: HashMap<AccountKey, Duration>,
+    /// Goes with the bench.
+    _folder: Option<TemporaryFolder>,
+}
+
+/// The database beside the port.
+pub enum Database {
+    Postgres(PgPool),
+    Sqlite(SqlitePool),
+}
+
+/// When a payment's first look is due after it was first seen.
+pub const FIRST_LOOK: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(30);
+
+/// 2026-09-21T14:13:20.123Z.
+pub const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_123);
+
+impl Bench {
+    /// Connects, which creates the schema.
+    ///
+    /// # Panics
+    /// When the database cannot be used.
+    pub async fn new(url: String) -> Self {
+        let store = connect(&url).await.unwrap_or_else(|error| panic!("{error}: {error:?}"));
+        let database = if url.starts_with("sqlite:") {
+            Database::Sqlite(SqlitePool::connect(&url).await.unwrap())
+        } else {
+            Database::Postgres(PgPool::connect(&url).await.unwrap())
+        };
+        let first_look = HashMap::from([(account(), FIRST_LOOK)]);
+        Self { store, url, database, ids: Ids::seeded(7), first_look, _folder: None }
+    }
+
+    /// A SQLite database in a folder that goes with the bench. The folder does not exist: the store makes it.
+    ///
+    /// # Panics
+    /// When the file cannot be used.
+    pub async fn sqlite() -> Self {
+        let folder = std::env::temp_dir().join(format!("paybell-store-{:016x}", rand::random::<u64>()));
+        let url = format!("sqlite:{}", folder.join("a folder").join("paybell.db").display());
+        let bench = Self::new(url).await;
+        Self { _folder: Some(TemporaryFolder(folder)), ..bench }
+    }
+
+    /// One transaction at [`NOW`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn try_apply(
+        &self,
+        arrivals: &[Arrival],
+        registrations: &[Registration],
+        events_create_orders: bool,
+    ) -> Result<Applied, StoreError> {
+        let Self { ids, first_look, .. } = self;
+        self.store.apply(&Work { arrivals, registrations, events_create_orders, now: NOW, ids, first_look }).await
+    }
+
+    /// Events under `registration = "optional"`: the outcome of each, by id, in the order of the ids.
+    ///
+    /// # Panics
+    /// On any error of the store.
+    pub async fn apply(&self, events: &[PaymentEvent]) -> Vec<(String, Option<Outcome>)> {
+        outcomes(self.try_apply(&arrivals(events), &[], true).await.unwrap())
+    }
+
+    async fn register(&self, registration: Registration) -> Registered {
+        self.try_apply(&[], &[registration], true).await.unwrap().registrations.remove(0)
+    }
+
+    async fn order(&self, id: &str) -> StoredOrder {
+        self.store.order(id).await.unwrap().unwrap_or_else(|| panic!("there is no order {id}"))
+    }
+
+    async fn status(&self, id: &str) -> OrderStatus {
+        self.order(id).await.view.status
+    }
+
+    /// The number that a statement of ours answers.
+    ///
+    /// # Panics
+    /// When it answers something else.
+    pub async fn count(&self, sql: &str) -> i64 {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match &self.database {
+            Database::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Database::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+        }
+    }
+
+    /// The texts that a statement of ours answers.
+    ///
+    /// # Panics
+    /// When it answers something else.
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match &self.database {
+            Database::Postgres(pool) => sqlx::query_scalar(sql).fetch_all(pool).await.unwrap(),
+            Database::Sqlite(pool) => sqlx::query_scalar(sql).fetch_all(pool).await.unwrap(),
+        }
+    }
+
+    async fn bytes(&self, sql: &str) -> Vec<u8> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        match &self.database {
+            Database::Postgres(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+            Database::Sqlite(pool) => sqlx::query_scalar(sql).fetch_one(pool).await.unwrap(),
+        }
+    }
+
+    /// # Panics
+    /// When the statement fails.
+    pub async fn execute(&self, sql: &str) {
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql.to_owned()));
+        match &self.database {
+            Database::Postgres(pool) => drop(sql.execute(pool).await.unwrap()),
+            Database::Sqlite(pool) => drop(sql.execute(pool).await.unwrap()),
+        }
+    }
+
+    /// The registers of every order, by id.
+    async fn registers(&self) -> BTreeMap<String, serde_json::Value> {
+        let ids = self.texts("SELECT id FROM orders ORDER BY id").await;
+        let registers = self.texts("SELECT CAST(registers AS text) FROM orders ORDER BY id").await;
+        ids.into_iter().zip(registers.iter().map(|text| serde_json::from_str(text).unwrap())).collect()
+    }
+
+    /// What holds after whatever happened (invariant I11).
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn check_invariants(&self) {
+        let recount: BTreeMap<String, i64> = self.recount().await;
+        let balance = self.store.balance().await.unwrap();
+        let books = balance.events.iter().map(|total| (total.outcome.clone(), total.count)).collect();
+        assert_eq!(recount, books, "the books do not equal a recount");
+        let none = [
+            (
+                "an order has another number of transitions than its version",
+                "SELECT count(*) FROM orders o WHERE version <> (SELECT count(*) FROM transitions t WHERE t.order_id = o.id)",
+            ),
+            (
+                "an order's last transition does not show its view",
+                "SELECT count(*) FROM orders o JOIN transitions t ON t.order_id = o.id AND t.version = o.version
+                 WHERE CAST(t.view AS text) <> CAST(o.view AS text) OR t.to_status <> o.status",
+            ),
+            (
+                "an applied event has no order, or another event has one",
+                "SELECT count(*) FROM events e LEFT JOIN orders o ON o.id = e.order_id
+                 WHERE (e.outcome IN ('applied', 'superseded')) <> (o.id IS NOT NULL)",
+            ),
+            (
+                "an event waits that is not parked",
+                "SELECT count(*) FROM parkings p JOIN events e
+                 ON e.psp = p.psp AND e.account = p.account AND e.event_id = p.event_id WHERE e.outcome <> 'parked'",
+            ),
+            (
+                "a parked event waits under no name",
+                "SELECT count(*) FROM events e WHERE outcome = 'parked' AND facts IS NOT NULL AND NOT EXISTS (
+                 SELECT 1 FROM parkings p WHERE p.psp = e.psp AND p.account = e.account AND p.event_id = e.event_id)",
+            ),
+            (
+                "a parked event waits under a name that leads to an order",
+                "SELECT count(*) FROM parkings p JOIN refs r ON r.psp = p.ref_psp AND r.account = p.ref_account
+                 AND r.kind = p.ref_kind AND r.value = p.ref_value WHERE r.order_id IS NOT NULL",
+            ),
+            (
+                "a body has no event",
+                "SELECT count(*) FROM bodies b WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.body_id = b.id)",
+            ),
+        ];
+        for (problem, sql) in none {
+            assert_eq!(self.count(sql).await, 0, "{problem}");
+        }
+    }
+
+    async fn recount(&self) -> BTreeMap<String, i64> {
+        let mut recount = BTreeMap::new();
+        for outcome in Outcome::ALL.map(Outcome::as_str) {
+            let count = self.count(&format!("SELECT count(*) FROM events WHERE outcome = '{outcome}'")).await;
+            if count > 0 {
+                recount.insert(outcome.to_owned(), count);
+            }
+        }
+        recount
+    }
+}
+
+/// Whoever calls may be cancelled at any await: what it had begun is undone, and the next to get its connection meets
+/// nothing of it.
+pub async fn a_call_given_up_does_all_or_nothing(bench: &Bench) {
+    const POLLS_MAX: usize = 200;
+    let mut finished = false;
+    for polls in 0..POLLS_MAX {
+        let id = format!("evt_{polls}");
+        let events = arrivals(&[captured(&id, &format!("pi_{polls}"), Some(&format!("order-{polls}")), 4999)]);
+        finished = poll_at_most(polls, bench.try_apply(&events, &[], true)).await.is_some();
+        bench.check_invariants().await;
+        let known = bench.count(&format!("SELECT count(*) FROM events WHERE event_id = '{id}'")).await;
+        let outcome = bench.try_apply(&events, &[], true).await.unwrap().events.remove(0).1;
+        // Given up at the commit, it may come through between the two questions.
+        assert!(outcome.is_none() || known == 0, "{id} was there and was applied again");
+        assert_eq!(bench.status(&format!("order-{polls}")).await, OrderStatus::Paid);
+        if finished {
+            break;
+        }
+    }
+    assert!(finished, "never got through in {POLLS_MAX} polls");
+}
+
+/// Every process migrates at its start, and a deploy starts many.
+pub async fn many_start_at_once(bench: &Bench) {
+    bench.execute("DROP TABLE meta").await;
+    for table in ["events", "bodies", "orders", "refs", "parkings", "transitions", "checks", "books", "_sqlx_migrations"] {
+        bench.execute(&format!("DROP TABLE {table}")).await;
+    }
+    let stores = join_all((0..6).map(|_| connect(&bench.url))).await;
+    let mut epochs = BTreeSet::new();
+    for store in stores {
+        let store = store.unwrap_or_else(|error| panic!("{error}: {error:?}"));
+        epochs.insert(store.epoch().await.unwrap());
+        store.close().await;
+    }
+    assert_eq!(epochs.len(), 1);
+}
+
+async fn poll_at_most<T>(polls: usize, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    let mut left = polls;
+    std::future::poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+struct TemporaryFolder(PathBuf);
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub async fn an_event_is_applied_once(bench: &Bench) {
+    let event = captured("evt_1", "pi_1", Some("order-1"), 4999);
+    assert_eq!(bench.apply(std::slice::from_ref(&event)).await, [("evt_1".to_owned(), Some(Outcome::Applied))]);
+    let before = bench.order("order-1").await;
+    assert_eq!((before.view.status, before.view.captured, before.version), (OrderStatus::Paid, 4999, 1));
+    assert_eq!((before.updated_at, before.review_since), (NOW, None));
+
+    assert_eq!(bench.apply(&[event.clone()]).await, [("evt_1".to_owned(), None)]);
+    assert_eq!(bench.order("order-1").await, before);
+
+    // Twice in one batch, and the same facts under another key.
+    let again = captured("evt_2", "pi_1", Some("order-1"), 4999);
+    let outcomes = bench.apply(&[event, again.clone(), again]).await;
+    assert_eq!(
+        outcomes,
+        [("evt_1".to_owned(), None), ("evt_2".to_owned(), None), ("evt_2".to_owned(), Some(Outcome::Superseded))]
+    );
+    assert_eq!(bench.order("order-1").await, before);
+    assert_eq!(bench.count("SELECT count(*) FROM events").await, 2);
+}
+
+pub async fn the_same_id_with_other_facts_is_kept_beside(bench: &Bench) {
+    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
+    let before = bench.texts("SELECT CAST(facts AS text) FROM events").await;
+    let other = captured("evt_1", "pi_1", Some("order-1"), 1);
+    let outcomes = bench.apply(std::slice::from_ref(&other)).await;
+    assert_eq!(outcomes.len(), 1);
+    assert_eq!(outcomes[0].1, Some(Outcome::Quarantined));
+    assert!(outcomes[0].0.starts_with("evt_1~"), "{}", outcomes[0].0);
+    assert_eq!(bench.order("order-1").await.view.captured, 4999);
+    assert_eq!(bench.texts("SELECT CAST(facts AS text) FROM events WHERE event_id = 'evt_1'").await, before);
+    assert_eq!(bench.apply(&[other]).await, [("evt_1".to_owned(), None)], "a second time it is nothing new");
+    assert_eq!(bench.texts("SELECT fingerprint FROM events WHERE outcome = 'quarantined'").await, ["stripe:same_id_other_facts"]);
+}
+
+pub async fn a_parked_event_wakes_when_its_order_is_registered(bench: &Bench) {
+    let event = captured("evt_1", "pi_1", None, 4999);
+    assert_eq!(bench.apply(std::slice::from_ref(&event)).await, [("evt_1".to_owned(), Some(Outcome::Parked))]);
+    assert_eq!(bench.apply(&[event]).await, [("evt_1".to_owned(), None)]);
+    bench.check_invariants().await;
+
+    let applied = bench.try_apply(&[], &[registration("order-1", Some("pi_1"), 4999)], true).await.unwrap();
+    assert_eq!((applied.woken, applied.transitions), (1, 1));
+    let Registered::Created(order) = &applied.registrations[0] else { panic!("{:?}", applied.registrations) };
+    assert_eq!(order.view.status, OrderStatus::Paid);
+    assert_eq!(bench.order("order-1").await, **order);
+    assert_eq!(bench.count("SELECT count(*) FROM parkings").await, 0);
+    assert_eq!(bench.texts("SELECT order_id FROM events WHERE outcome = 'applied'").await, ["order-1"]);
+}
+
+pub async fn a_repeated_registration_changes_nothing(bench: &Bench) {
+    let put = registration("order-1", Some("pi_1"), 4999);
+    let Registered::Created(first) = bench.register(put.clone()).await else { panic!("it did not exist") };
+    assert_eq!((first.view.status, first.version), (OrderStatus::Pending, 1));
+    let Registered::Updated(second) = bench.register(put).await else { panic!("it existed") };
+    assert_eq!(first, second);
+    let Registered::Updated(third) = bench.register(registration("order-1", Some("pi_2"), 4999)).await else { panic!() };
+    assert_eq!((third.version, third.view.payments.len()), (2, 2));
+}
+
+pub async fn a_registration_in_conflict_is_refused(bench: &Bench) {
+    bench.register(registration("order-1", Some("pi_1"), 4999)).await;
+    let amount = bench.register(registration("order-1", Some("pi_2"), 5000)).await;
+    assert_eq!(amount, Registered::Refused(RegistrationConflict::OtherAmount(eur(4999))));
+    let taken = bench.register(registration("order-2", Some("pi_1"), 4999)).await;
+    assert_eq!(taken, Registered::Refused(RegistrationConflict::PaymentTaken("order-1".to_owned())));
+    assert_eq!(bench.store.order("order-2").await.unwrap(), None);
+    assert_eq!(bench.order("order-1").await.view.payments.len(), 1);
+    // Beside one that is fine, each has its own answer.
+    let both = [registration("order-3", Some("pi_3"), 1), registration("order-4", Some("pi_1"), 1)];
+    let answers = bench.try_apply(&[], &both, true).await.unwrap().registrations;
+    assert!(matches!(&answers[..], [Registered::Created(_), Registered::Refused(_)]), "{answers:?}");
+}
+
+pub async fn an_event_that_names_its_order_creates_it(bench: &Bench) {
+    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
+    assert_eq!(bench.order("order-1").await.view.expected, None);
+    let Registered::Updated(order) = bench.register(registration("order-1", Some("pi_1"), 5000)).await else { panic!() };
+    assert_eq!(order.view.status, OrderStatus::UnderReview, "judged again by what is expected");
+    assert_eq!(order.review_since, Some(NOW));
+    assert_eq!(bench.order("order-1").await, *order);
+}
+
+pub async fn an_event_that_names_its_order_waits_where_orders_must_be_registered(bench: &Bench) {
+    let event = captured("evt_1", "pi_1", Some("order-1"), 4999);
+    let applied = bench.try_apply(&arrivals(&[event]), &[], false).await.unwrap();
+    assert_eq!(outcomes(applied), [("evt_1".to_owned(), Some(Outcome::Parked))]);
+    assert_eq!(bench.store.order("order-1").await.unwrap(), None);
+    // The order's own name leads to it; the payment need not be told.
+    let applied = bench.try_apply(&[], &[registration("order-1", None, 4999)], false).await.unwrap();
+    assert_eq!(applied.woken, 1);
+    assert_eq!(bench.status("order-1").await, OrderStatus::Paid);
+}
+
+pub async fn a_refund_finds_its_order_by_its_payment_whichever_comes_first(bench: &Bench) {
+    // First the payment.
+    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
+    bench.apply(&[refund("evt_2", "pi_1", "re_1", 999)]).await;
+    assert_eq!(bench.order("order-1").await.view.refunded, 999);
+    // First the refund.
+    assert_eq!(bench.apply(&[refund("evt_3", "pi_2", "re_2", 4999)]).await[0].1, Some(Outcome::Parked));
+    bench.apply(&[captured("evt_4", "pi_2", Some("order-2"), 4999)]).await;
+    assert_eq!(bench.status("order-2").await, OrderStatus::Refunded);
+    // Both at once, the refund first.
+    bench.apply(&[refund("evt_5", "pi_3", "re_3", 1), captured("evt_6", "pi_3", Some("order-3"), 4999)]).await;
+    assert_eq!(bench.status("order-3").await, OrderStatus::PartiallyRefunded);
+    assert_eq!(bench.count("SELECT count(*) FROM parkings").await, 0);
+}
+
+pub async fn a_chain_of_references_wakes_to_its_end(bench: &Bench) {
+    // Each link is known to its neighbours only: the end is found by locking more, again and again.
+    let named = |id: &str, references: &[(ReferenceKind, &str)]| {
+        let mut event = refund(id, "pi_1", id, 1);
+        event.references = references.iter().map(|(kind, value)| Reference::new(*kind, *value)).collect();
+        event
+    };
+    let chain = [
+        named("evt_1", &[(ReferenceKind::Dispute, "dp_1")]),
+        named("evt_2", &[(ReferenceKind::Dispute, "dp_1"), (ReferenceKind::Charge, "ch_1")]),
+        named("evt_3", &[(ReferenceKind::Charge, "ch_1"), (ReferenceKind::Session, "cs_1")]),
+        named("evt_4", &[(ReferenceKind::Session, "cs_1"), (ReferenceKind::Payment, "pi_1")]),
+    ];
+    for event in chain {
+        assert_eq!(bench.apply(&[event]).await[0].1, Some(Outcome::Parked));
+    }
+    let end = captured("evt_5", "pi_1", Some("order-1"), 4999);
+    let applied = bench.try_apply(&arrivals(&[end]), &[], true).await.unwrap();
+    assert_eq!(applied.woken, 4);
+    assert_eq!(bench.order("order-1").await.view.refunded, 4);
+    assert_eq!(bench.count("SELECT count(*) FROM refs WHERE order_id = 'order-1'").await, 5);
+    assert_eq!(bench.count("SELECT count(*) FROM parkings").await, 0);
+}
+
+pub async fn references_to_two_orders_are_quarantined(bench: &Bench) {
+    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999), captured("evt_2", "pi_2", Some("order-2"), 4999)]).await;
+    assert_eq!(bench.apply(&[captured("evt_3", "pi_1", Some("order-2"), 4999)]).await[0].1, Some(Outcome::Quarantined));
+    assert_eq!(bench.texts("SELECT fingerprint FROM events WHERE event_id = 'evt_3'").await, ["stripe:reference_conflict"]);
+}
+
+pub async fn the_books_equal_a_recount(bench: &Bench) {
+    let mut rows = vec![
+        captured("evt_1", "pi_1", Some("order-1"), 4999),
+        captured("evt_2", "pi_1", Some("order-1"), 4999),
+        captured("evt_3", "pi_3", None, 1),
+        captured("evt_4", "pi_4", None, 1),
+    ];
+    bench.apply(&rows).await;
+    rows[0].fact = Fact::RefundTotal { amount: eur(1) };
+    bench.apply(&rows).await;
+    bench.try_apply(&[ignored("evt_5")], &[], true).await.unwrap();
+    bench.register(registration("order-3", Some("pi_3"), 1)).await;
+    let expected: BTreeMap<String, i64> = [("applied", 2), ("ignored", 1), ("parked", 1), ("quarantined", 1), ("superseded", 1)]
+        .map(|(name, n)| (name.to_owned(), n))
+        .into();
+    assert_eq!(bench.recount().await, expected);
+    // The rest is in the invariants, that every test checks at its end; here also the hour and the orders.
+    assert_eq!(bench.count("SELECT count(DISTINCT hour) FROM books").await, 1);
+    let orders = bench.store.balance().await.unwrap().orders;
+    assert_eq!(orders.iter().map(|total| (total.status, total.count)).collect::<Vec<_>>(), [(OrderStatus::Paid, 2)]);
+}
+
+pub async fn an_order_at_version_n_has_n_transitions(bench: &Bench) {
+    bench.apply(&[state("evt_1", "pi_1", Some("order-1"), PaymentState::Pending)]).await;
+    bench.apply(&[state("evt_2", "pi_1", Some("order-1"), PaymentState::Failed)]).await;
+    bench.apply(&[state("evt_3", "pi_1", Some("order-1"), PaymentState::Pending)]).await;
+    bench.apply(&[captured("evt_4", "pi_1", Some("order-1"), 4999)]).await;
+    assert_eq!(bench.order("order-1").await.version, 3);
+    let steps = bench.texts("SELECT coalesce(from_status, '') || '>' || to_status FROM transitions ORDER BY version").await;
+    assert_eq!(steps, [">pending", "pending>failed", "failed>paid"]);
+    assert_eq!(bench.count("SELECT count(DISTINCT id) FROM transitions").await, 3);
+    assert_eq!(
+        bench
+            .count("SELECT count(*) FROM transitions a JOIN transitions b ON a.version < b.version AND a.position > b.position")
+            .await,
+        0
+    );
+}
+
+pub async fn the_epoch_is_the_databases(bench: &Bench) {
+    let epoch = bench.store.epoch().await.unwrap();
+    let again = connect(&bench.url).await.unwrap();
+    assert_eq!(again.epoch().await.unwrap(), epoch);
+    assert!(!epoch.is_nil());
+    again.close().await;
+    // A newer version's migration does not keep this one from starting (design decision 13).
+    bench
+        .execute(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (999999, 'of a newer version', true, '', 0)",
+        )
+        .await;
+    let older = connect(&bench.url).await.unwrap();
+    assert_eq!(older.epoch().await.unwrap(), epoch);
+    older.close().await;
+}
+
+pub async fn orders_come_in_pages(bench: &Bench) {
+    // Ids in the order of their bytes, in both backends: capitals before small letters, then what is not ASCII.
+    let ids = ["A", "Z", "a", "a b", "z", "ß", "漢"];
+    let mut events: Vec<_> = ids.iter().map(|id| captured(&format!("evt_{id}"), &format!("pi_{id}"), Some(id), 1)).collect();
+    events.push(state("evt_b", "pi_b", Some("b"), PaymentState::Pending));
+    bench.apply(&events).await;
+    let page = async |status, after: Option<&str>, limit| -> Vec<String> {
+        bench.store.orders(status, after, limit).await.unwrap().into_iter().map(|order| order.id).collect()
+    };
+    assert_eq!(page(None, None, 3).await, ["A", "Z", "a"]);
+    assert_eq!(page(None, Some("a"), 3).await, ["a b", "b", "z"]);
+    assert_eq!(page(None, Some("z"), 3).await, ["ß", "漢"]);
+    assert_eq!(page(None, Some("漢"), 3).await, [""; 0]);
+    assert_eq!(page(Some(OrderStatus::Paid), Some("a b"), 2).await, ["z", "ß"]);
+    assert_eq!(page(Some(OrderStatus::Pending), None, 10).await, ["b"]);
+    assert_eq!(page(Some(OrderStatus::Refunded), None, 10).await, [""; 0]);
+    assert_eq!(bench.store.orders(None, Some("b"), 1).await.unwrap()[0], bench.order("z").await);
+    assert_eq!(bench.store.order("a\0").await.unwrap(), None);
+}
+
+pub async fn a_body_keeps_its_exact_bytes(bench: &Bench) {
+    let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(70_000).collect();
+    let mut arrival = arrival(&captured("evt_1", "pi_1", Some("order-1"), 4999));
+    arrival.rows.push(row(&captured("evt_2", "pi_1", Some("order-1"), 4999)));
+    arrival.body = Some(body(&bytes));
+    bench.try_apply(&[arrival.clone()], &[], true).await.unwrap();
+    assert_eq!(bench.bytes("SELECT bytes FROM bodies").await, bytes);
+    assert_eq!(
+        bench.count("SELECT count(*) FROM events e JOIN bodies b ON b.id = e.body_id AND b.received_at = e.received_at").await,
+        2
+    );
+    let headers = bench.texts("SELECT CAST(headers AS text) FROM bodies").await;
+    assert_eq!(headers, [r#"[["x-two","2"],["x-one","a \u0000 \" b"]]"#]);
+    // A duplicate keeps no second body.
+    bench.try_apply(&[arrival], &[], true).await.unwrap();
+    assert_eq!(bench.count("SELECT count(*) FROM bodies").await, 1);
+}
+
+pub async fn a_nul_inside_facts_is_kept(bench: &Bench) {
+    let mut event = state("evt_1", "pi_1", None, PaymentState::Failed);
+    let Fact::Payment(fact) = &mut event.fact else { unreachable!() };
+    fact.failure = Some(Failure { code: "odd\0code".to_owned(), message: "\u{1}\0\u{10ffff}".to_owned() });
+    let says = fact.failure.clone().unwrap();
+    bench.apply(&[event]).await;
+    bench.register(registration("order-1", Some("pi_1"), 4999)).await;
+    let shown = bench.order("order-1").await.view.last_failure.unwrap();
+    assert_eq!((shown.code, shown.message, shown.at), (says.code, says.message, NOW));
+}
+
+pub async fn a_lease_is_held_by_one(bench: &Bench) {
+    for n in 0..20 {
+        bench.apply(&[captured(&format!("evt_{n}"), &format!("pi_{n:02}"), (n > 0).then_some("order-1"), 1)]).await;
+    }
+    let early =
+        bench.store.lease_checks(NOW.plus(FIRST_LOOK).minus(Duration::from_millis(1)), LEASE, bench.ids.next(), 100).await;
+    assert_eq!(early.unwrap(), []);
+    let due = NOW.plus(FIRST_LOOK);
+    let lease = async |limit| {
+        let token = bench.ids.next();
+        let checks = bench.store.lease_checks(due, LEASE, token, limit).await.unwrap();
+        assert!(checks.iter().all(|check| check.lease_token == token));
+        checks
+    };
+    let (one, two) = tokio::join!(lease(8), lease(8));
+    let names = |checks: &[_]| -> BTreeSet<String> { checks.iter().map(payment_id).collect() };
+    assert!(names(&one).is_disjoint(&names(&two)), "{one:?} {two:?}");
+    let rest = lease(100).await;
+    let mut all = names(&one);
+    all.extend(names(&two));
+    all.extend(names(&rest));
+    assert_eq!((one.len() + two.len() + rest.len(), all.len()), (20, 20));
+    assert_eq!(lease(100).await, []);
+    for check in one.iter().chain(&two).chain(&rest) {
+        let known = check.payment_id != "pi_00";
+        assert_eq!(check.order_status.is_some(), known, "{check:?}");
+        assert_eq!((check.looks, check.hint_seq, &check.account), (0, 0, &account()));
+    }
+}
+
+pub async fn an_expired_lease_returns_and_its_holder_ends_nothing(bench: &Bench) {
+    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
+    let due = NOW.plus(FIRST_LOOK);
+    let lease = async |now| bench.store.lease_checks(now, LEASE, bench.ids.next(), 10).await.unwrap();
+    let lost = lease(due).await.remove(0);
+    assert_eq!(lost.order_status, Some(OrderStatus::Paid));
+    let expiry = due.plus(LEASE);
+    assert_eq!(lease(expiry.minus(Duration::from_millis(1))).await, []);
+    let held = lease(expiry).await.remove(0);
+    bench.store.finish_check(&lost, None, "too late").await.unwrap();
+    assert_eq!(
+        bench.count("SELECT count(*) FROM checks WHERE last_result IS NULL AND looks = 0 AND lease_token IS NOT NULL").await,
+        1
+    );
+
+    let next = expiry.plus(FIRST_LOOK);
+    bench.store.finish_check(&held, Some(next), "unchanged").await.unwrap();
+    assert_eq!(lease(next.minus(Duration::from_millis(1))).await, []);
+    let again = lease(next).await.remove(0);
+    assert_eq!(again.looks, 1);
+    bench.store.finish_check(&again, None, "done").await.unwrap();
+    assert_eq!(lease(next.plus(LEASE)).await, []);
+    assert_eq!(bench.texts("SELECT last_result FROM checks").await, ["done"]);
+}
+
+pub async fn a_hint_during_a_look_keeps_the_payment_due(bench: &Bench) {
+    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
+    let due = NOW.plus(FIRST_LOOK);
+    let lease = async |now| bench.store.lease_checks(now, LEASE, bench.ids.next(), 10).await.unwrap();
+    let check = lease(due).await.remove(0);
+    bench.execute("UPDATE checks SET hint_seq = hint_seq + 1").await;
+    bench.store.finish_check(&check, Some(due.plus(LEASE)), "unchanged").await.unwrap();
+    let again = lease(due).await.remove(0);
+    assert_eq!((again.hint_seq, again.looks), (1, 1));
+    bench.store.finish_check(&again, None, "done").await.unwrap();
+    assert_eq!(lease(due.plus(LEASE)).await, []);
+}
+
+pub async fn a_first_look_is_planned_once(bench: &Bench) {
+    bench.apply(&[state("evt_1", "pi_1", None, PaymentState::Pending)]).await;
+    bench.execute("UPDATE checks SET next_check_at = NULL").await;
+    bench.apply(&[captured("evt_2", "pi_1", Some("order-1"), 4999)]).await;
+    bench.register(registration("order-1", Some("pi_1"), 4999)).await;
+    assert_eq!(bench.count("SELECT count(*) FROM checks WHERE next_check_at IS NULL").await, 1);
+    assert_eq!(bench.count("SELECT count(*) FROM checks").await, 1);
+}
+
+pub async fn one_key_met_by_many_at_once_is_written_once(bench: &Bench) {
+    // Without references: no row lock keeps these apart, only the key itself.
+    let arrivals: Vec<_> = (0..50).map(|n| ignored(&format!("evt_{n:02}"))).collect();
+    let tasks = (0..8).map(|seed| {
+        let mut mine = arrivals.clone();
+        mine.shuffle(&mut StdRng::seed_from_u64(seed));
+        async move { bench.try_apply(&mine, &[], true).await.unwrap().events }
+    });
+    let events = join_all(tasks).await.concat();
+    assert_eq!(events.iter().filter(|(_, outcome)| *outcome == Some(Outcome::Ignored)).count(), 50);
+    assert_eq!(events.iter().filter(|(_, outcome)| outcome.is_none()).count(), 350);
+}
+
+pub async fn a_big_batch_is_one_transaction(bench: &Bench) {
+    let events: Vec<_> = (0..1000)
+        .map(|n| {
+            let (payment, order) = (format!("pi_{}", n % 200), format!("order-{}", n % 200));
+            match n / 200 {
+                0 => state(&format!("evt_{n}"), &payment, Some(&order), PaymentState::Failed),
+                1 => captured(&format!("evt_{n}"), &payment, Some(&order), 4999),
+                2 => captured(&format!("evt_{n}"), &payment, None, 4999),
+                _ => refund(&format!("evt_{n}"), &payment, &format!("re_{n}"), 100),
+            }
+        })
+        .collect();
+    let with_bodies: Vec<_> =
+        arrivals(&events).into_iter().map(|arrival| Arrival { body: Some(body(b"{}")), ..arrival }).collect();
+    let applied = bench.try_apply(&with_bodies, &[], true).await.unwrap();
+    assert_eq!((applied.events.len(), applied.transitions), (1000, 200));
+    let totals = bench.store.balance().await.unwrap();
+    assert_eq!(
+        totals.orders.iter().map(|total| (total.status, total.count)).collect::<Vec<_>>(),
+        [(OrderStatus::PartiallyRefunded, 200)]
+    );
+    assert_eq!(bench.count("SELECT count(*) FROM bodies").await, 1000);
+    let again = bench.try_apply(&with_bodies, &[], true).await.unwrap();
+    assert!(again.events.iter().all(|(_, outcome)| outcome.is_none()));
+    assert_eq!(bench.count("SELECT count(*) FROM bodies").await, 1000);
+}
+
+/// Eight workers, each with all events, in its own order and batches, on few orders; half of them register meanwhile. What
+/// remains is what one worker makes of them, in another order.
+pub async fn many_workers_agree_with_one(bench: &Bench) {
+    const ORDERS: usize = 5;
+    let mut random = StdRng::seed_from_u64(42);
+    let events: Vec<_> = (0..200)
+        .map(|n| {
+            let order = random.random_range(0..ORDERS);
+            let payment = format!("pi_{order}_{}", random.random_range(0..2));
+            let name = format!("order-{order}");
+            // Most know only their payment, so that they park until another one leads them.
+            let name = random.random_bool(0.2).then_some(name.as_str());
+            match random.random_range(0..4) {
+                0 => state(&format!("evt_{n}"), &payment, name, PaymentState::Failed),
+                1 => captured(&format!("evt_{n}"), &payment, name, 4999),
+                2 => state(&format!("evt_{n}"), &payment, name, PaymentState::Pending),
+                _ => refund(&format!("evt_{n}"), &payment, &format!("re_{}", n % 30), 100 + n % 7),
+            }
+        })
+        .collect();
+    let registrations: Vec<_> = (0..ORDERS)
+        .flat_map(|order| (0..2).map(move |n| registration(&format!("order-{order}"), Some(&format!("pi_{order}_{n}")), 9998)))
+        .collect();
+
+    let tasks = (0..8_u64).map(|seed| {
+        let (mut mine, mut puts) = (arrivals(&events), registrations.clone());
+        async move {
+            let mut random = StdRng::seed_from_u64(seed);
+            mine.shuffle(&mut random);
+            puts.shuffle(&mut random);
+            for batch in mine.chunks(17) {
+                let put = if seed % 2 == 0 { puts.pop() } else { None };
+                bench.try_apply(batch, put.as_slice(), true).await.unwrap();
+            }
+            bench.try_apply(&[], &puts, true).await.unwrap();
+        }
+    });
+    join_all(tasks).await;
+    assert_eq!(bench.count("SELECT count(*) FROM events").await, 200);
+    assert_eq!(bench.count("SELECT count(*) FROM parkings").await, 0);
+    let together = bench.registers().await;
+
+    let alone = Bench::sqlite().await;
+    alone.try_apply(&arrivals(&events), &registrations, true).await.unwrap();
+    assert_eq!(together, alone.registers().await);
+    alone.store.close().await;
+}
+
+/// The account of all events here.
+#[must_use]
+pub fn account() -> AccountKey {
+    AccountKey { psp: Arc::from("stripe"), account: Arc::from("default") }
+}
+
+#[must_use]
+pub fn eur(minor: i64) -> Money {
+    Money::new(minor, Currency::parse("EUR").unwrap())
+}
+
+/// A payment in `state`, without an amount.
+#[must_use]
+pub fn state(id: &str, payment: &str, order: Option<&str>, state: PaymentState) -> PaymentEvent {
+    event(id, payment, order, Fact::Payment(PaymentFact::new(state)))
+}
+
+/// A payment captured in full.
+#[must_use]
+pub fn captured(id: &str, payment: &str, order: Option<&str>, minor: i64) -> PaymentEvent {
+    let fact = PaymentFact {
+        authorized: Some(eur(minor)),
+        captured: Some(eur(minor)),
+        capture_final: true,
+        ..PaymentFact::new(PaymentState::Captured)
+    };
+    event(id, payment, order, Fact::Payment(fact))
+}
+
+/// A refund that knows only its payment.
+#[must_use]
+pub fn refund(id: &str, payment: &str, refund: &str, minor: i64) -> PaymentEvent {
+    let fact = Fact::Refund { id: refund.to_owned(), state: RefundState::Succeeded, amount: eur(minor), created: None };
+    event(id, payment, None, fact)
+}
+
+fn event(id: &str, payment: &str, order: Option<&str>, fact: Fact) -> PaymentEvent {
+    let order = order.map(|order| Reference::new(ReferenceKind::Order, order));
+    let payment_reference = Reference::new(ReferenceKind::Payment, payment);
+    let AccountKey { psp, account } = account();
+    PaymentEvent {
+        key: EventKey { psp, account, event_id: id.to_owned() },
+        event_type: "payment.test".to_owned(),
+        occurred_at: NOW,
+        source: Source::Webhook,
+        mode: None,
+        references: order.into_iter().chain([payment_reference]).collect(),
+        payment_id: payment.to_owned(),
+        version: FactVersion::Time(NOW.millis()),
+        fact,
+    }
+}
+
+#[must_use]
+pub fn row(event: &PaymentEvent) -> InboxRow {
+    InboxRow {
+        key: event.key.clone(),
+        event_type: event.event_type.clone(),
+        received_at: NOW,
+        facts_sha256: event.facts_sha256(),
+        mapping_version: 1,
+        source: event.source,
+        content: Content::Fact { event: Box::new(event.clone()), foreign_mode: false },
+    }
+}
+
+#[must_use]
+pub fn arrival(event: &PaymentEvent) -> Arrival {
+    Arrival { body: None, rows: vec![row(event)] }
+}
+
+#[must_use]
+pub fn arrivals(events: &[PaymentEvent]) -> Vec<Arrival> {
+    events.iter().map(arrival).collect()
+}
+
+/// A webhook of which nothing is to be known.
+#[must_use]
+pub fn ignored(id: &str) -> Arrival {
+    let content = Content::Ignored { reason: "not a payment".to_owned() };
+    let bare = row(&captured(id, "pi_1", None, 1));
+    Arrival { body: None, rows: vec![InboxRow { facts_sha256: [0; 32], content, ..bare }] }
+}
+
+#[must_use]
+pub fn registration(order: &str, payment: Option<&str>, minor: i64) -> Registration {
+    Registration {
+        order_id: order.to_owned(),
+        account: account(),
+        payment_id: payment.map(str::to_owned),
+        expected: eur(minor),
+        expires_at: None,
+    }
+}
+
+fn body(bytes: &[u8]) -> Body {
+    let AccountKey { psp, account } = account();
+    Body {
+        psp,
+        account,
+        webhook_id: "evt_1".to_owned(),
+        received_at: NOW,
+        secret_name: Arc::from("first"),
+        content_type: None,
+        headers: vec![("x-two".to_owned(), "2".to_owned()), ("x-one".to_owned(), "a \0 \" b".to_owned())],
+        bytes: Bytes::copy_from_slice(bytes),
+    }
+}
+
+fn payment_id(check: &paybell_worker::store::DueCheck) -> String {
+    check.payment_id.clone()
+}
+
+/// By id, duplicates first.
+fn outcomes(applied: Applied) -> Vec<(String, Option<Outcome>)> {
+    let mut outcomes: Vec<_> = applied.events.into_iter().map(|(key, outcome)| (key.event_id, outcome)).collect();
+    outcomes.sort();
+    outcomes
+}
