@@ -19,7 +19,6 @@ struct Stack {
     worker: Service,
     shop: Shop,
     store_url: String,
-    configuration: String,
 }
 
 /// Ingress and worker on the given queue and Redis, with a database of their own.
@@ -28,7 +27,7 @@ async fn stack(queue: &str, seen: &str) -> Stack {
     let configuration = configuration(queue, &store_url, seen);
     let (ingress, worker) = tokio::join!(Service::ingress(&configuration), Service::worker(&configuration));
     let shop = Shop::of(&ingress, &worker);
-    Stack { ingress, worker, shop, store_url, configuration }
+    Stack { ingress, worker, shop, store_url }
 }
 
 async fn shared_stack() -> Stack {
