@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -417,7 +417,8 @@ impl Writer {
                     Reply::Claimed(claim(&mut transaction, *generation, *dead, *max, now).await?)
                 }
                 Request::Settle { generation, dead, settlements, .. } => {
-                    let mut settling = Settling { transaction: &mut transaction, generation: *generation, now, settings: &self.settings };
+                    let mut settling =
+                        Settling { transaction: &mut transaction, generation: *generation, now, settings: &self.settings };
                     outcome.arrived |= settling.settle(*dead, settlements, &mut self.held).await?;
                     Reply::Settled
                 }
@@ -467,7 +468,13 @@ async fn insert(connection: &mut SqliteConnection, message: &Message, now: Times
     Ok(bytes)
 }
 
-async fn claim(connection: &mut SqliteConnection, generation: u64, dead: bool, max: usize, now: Timestamp) -> sqlx::Result<Claim> {
+async fn claim(
+    connection: &mut SqliteConnection,
+    generation: u64,
+    dead: bool,
+    max: usize,
+    now: Timestamp,
+) -> sqlx::Result<Claim> {
     let rows = sqlx::query(
         "UPDATE messages SET claimed = ?1
          WHERE id IN (SELECT id FROM messages WHERE claimed = 0 AND dead = ?2 AND visible_at <= ?3 ORDER BY visible_at, id LIMIT ?4)

@@ -77,8 +77,11 @@ impl RabbitMq {
     /// It does not.
     pub async fn start(&self) {
         let _ = std::fs::remove_file(self.pid_file());
-        std::fs::write(self.folder.join("rabbitmq.conf"), format!("listeners.tcp.1 = 127.0.0.1:{}\nlog.file.level = warning\n", self.port))
-            .expect("a configuration");
+        std::fs::write(
+            self.folder.join("rabbitmq.conf"),
+            format!("listeners.tcp.1 = 127.0.0.1:{}\nlog.file.level = warning\n", self.port),
+        )
+        .expect("a configuration");
         // The shell outlives this process by a moment: when the pipe closes it kills its whole group.
         let script = format!(
             "{BIN}/rabbitmq-server <&- >server.out 2>&1 & cat >/dev/null; kill -9 $(cat server.pid) 2>/dev/null; \

@@ -14,7 +14,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -61,6 +63,8 @@ pub struct AmqpConsumer {
     source: Source,
     generation: u64,
     backoff: Backoff,
+    /// Before the next connection.
+    pause: Duration,
     state: State,
     /// Received and not returned yet, of the connection that is open.
     received: VecDeque<Delivery>,
@@ -75,6 +79,7 @@ enum State {
 
 /// One connection's worth of consuming.
 struct Open {
+    since: Instant,
     link: Link,
     channel: Channel,
     moves: Channel,
@@ -90,14 +95,22 @@ enum Incoming {
 
 impl AmqpConsumer {
     pub(super) fn new(broker: Arc<Broker>, source: Source) -> Self {
-        Self { broker, source, generation: 0, backoff: Backoff::default(), state: State::Closed, received: VecDeque::new() }
+        Self {
+            broker,
+            source,
+            generation: 0,
+            backoff: Backoff::default(),
+            pause: Duration::ZERO,
+            state: State::Closed,
+            received: VecDeque::new(),
+        }
     }
 
     /// The open connection; opens one if there is none. Cancel-safe.
     async fn open(&mut self) -> Result<&mut Open, ConsumeError> {
         if matches!(self.state, State::Closed) {
             let broker = Arc::clone(&self.broker);
-            let (source, pause) = (self.source, self.backoff.next());
+            let (source, pause) = (self.source, self.pause);
             self.state = State::Opening(Box::pin(async move {
                 sleep(pause).await;
                 Open::new(&broker, source).await
@@ -107,7 +120,6 @@ impl AmqpConsumer {
             match opening.await {
                 Ok(open) => {
                     self.generation += 1;
-                    self.backoff.reset();
                     self.state = State::Open(Box::new(open));
                     tracing::info!(source = ?self.source, generation = self.generation, "consuming");
                 }
@@ -122,7 +134,11 @@ impl AmqpConsumer {
 
     /// Drops the connection with all that belongs to it.
     fn fail(&mut self, reason: String) -> ConsumeError {
+        if let State::Open(open) = &self.state {
+            self.backoff.stood(open.since.elapsed());
+        }
         self.state = State::Closed;
+        self.pause = self.backoff.next();
         self.received.clear();
         ConsumeError::Closed(reason)
     }
@@ -208,6 +224,7 @@ impl Consumer for AmqpConsumer {
 
     async fn close(&mut self) {
         self.received.clear();
+        self.pause = Duration::ZERO;
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed) {
             open.link.close().await;
         }
@@ -250,15 +267,17 @@ impl Open {
             let ended = Incoming::Fault(format!("the broker ended the consumer of {queue}"));
             incoming.push(deliveries.chain(stream::iter([ended])));
         }
-        Ok(Self { link, channel, moves, incoming: stream::select_all(incoming).boxed(), outstanding: BTreeMap::new() })
+        Ok(Self {
+            since: Instant::now(),
+            link,
+            channel,
+            moves,
+            incoming: stream::select_all(incoming).boxed(),
+            outstanding: BTreeMap::new(),
+        })
     }
 
-    async fn settle(
-        &mut self,
-        broker: &Broker,
-        source: Source,
-        settlements: Vec<(u64, Disposition)>,
-    ) -> Result<(), SettleError> {
+    async fn settle(&mut self, broker: &Broker, source: Source, settlements: Vec<(u64, Disposition)>) -> Result<(), SettleError> {
         let mut done = BTreeSet::new();
         let mut released = Vec::new();
         let mut moves = FuturesUnordered::new();

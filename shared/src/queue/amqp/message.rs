@@ -72,11 +72,7 @@ pub fn properties(message: &Message, moved: Moved<'_>, now: u64) -> Result<Basic
             }
         };
     }
-    Ok(properties
-        .with_headers(headers)
-        .with_delivery_mode(PERSISTENT)
-        .with_timestamp(now)
-        .with_app_id(APP_ID.into()))
+    Ok(properties.with_headers(headers).with_delivery_mode(PERSISTENT).with_timestamp(now).with_app_id(APP_ID.into()))
 }
 
 /// A delivered message, which attempt it is, and, if it was moved, why.

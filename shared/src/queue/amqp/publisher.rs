@@ -256,10 +256,12 @@ impl Lane {
                 None => return,
                 Some(Ok((link, channel))) => {
                     tracing::info!(lane = self.number, "connected to the broker");
-                    backoff.reset();
                     told.clear();
                     self.set(Health::Up);
-                    match self.generation(&link, &channel).await {
+                    let since = Instant::now();
+                    let end = self.generation(&link, &channel).await;
+                    backoff.stood(since.elapsed());
+                    match end {
                         End::Finished => return link.close().await,
                         End::Fault(reason) => reason,
                     }
@@ -431,7 +433,9 @@ impl Flight {
     fn settle(&mut self, settled: Vec<(u64, lapin::Result<Confirmation>)>) -> Result<(), String> {
         let evidence = settled.iter().find_map(|(_, confirmed)| match confirmed {
             Ok(Confirmation::Ack(None) | Confirmation::Nack(None)) | Err(_) => None,
-            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Some("the broker returned a message: no queue took it"),
+            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => {
+                Some("the broker returned a message: no queue took it")
+            }
             Ok(Confirmation::NotRequested) => Some("the channel does not confirm"),
         });
         if let Some(evidence) = evidence {
