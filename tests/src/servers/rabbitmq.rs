@@ -77,6 +77,7 @@ impl RabbitMq {
     /// It does not.
     pub async fn start(&self) {
         let _ = std::fs::remove_file(self.pid_file());
+        let _ = std::fs::remove_file(self.folder.join("restarts"));
         std::fs::write(
             self.folder.join("rabbitmq.conf"),
             format!("listeners.tcp.1 = 127.0.0.1:{}\nlog.file.level = warning\n", self.port),
@@ -85,7 +86,8 @@ impl RabbitMq {
         // The shell outlives this process by a moment: when the pipe closes it kills its whole group.
         let script = format!(
             "{BIN}/rabbitmq-server <&- >server.out 2>&1 & cat >/dev/null; kill -9 $(cat server.pid) 2>/dev/null; \
-             ERL_EPMD_PORT={} epmd -kill >/dev/null 2>&1",
+             for try in 1 2 3 4 5 6 7 8 9; do ERL_EPMD_PORT={} epmd -kill >/dev/null 2>&1 && break; sleep 0.2; done; \
+             test -e restarts || rm -rf \"$PWD\"",
             self.mapper_port
         );
         let mut command = self.command("sh");
@@ -110,6 +112,7 @@ impl RabbitMq {
     /// # Panics
     /// There is no node.
     pub async fn kill9(&self) {
+        std::fs::write(self.folder.join("restarts"), "").expect("a mark that the data is needed again");
         self.signal("-KILL").await;
         while std::path::Path::new(&format!("/proc/{}", self.pid())).exists() {
             sleep(Duration::from_millis(20)).await;

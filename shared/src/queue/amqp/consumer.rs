@@ -89,7 +89,7 @@ struct Open {
 }
 
 enum Incoming {
-    Delivery(&'static str, lapin::message::Delivery),
+    Delivery(&'static str, Box<lapin::message::Delivery>),
     Fault(String),
 }
 
@@ -261,7 +261,7 @@ impl Open {
             let options = BasicConsumeOptions::default();
             let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
             let deliveries = consumer.map(move |delivery| match delivery {
-                Ok(delivery) => Incoming::Delivery(queue, delivery),
+                Ok(delivery) => Incoming::Delivery(queue, Box::new(delivery)),
                 Err(error) => Incoming::Fault(error.to_string()),
             });
             let ended = Incoming::Fault(format!("the broker ended the consumer of {queue}"));
@@ -322,8 +322,8 @@ impl Open {
             Ok(())
         };
         // What is confirmed is acknowledged also if the rest is not.
-        let moved = match timeout(MOVE_TIMEOUT, moving).await {
-            Ok(moved) => moved,
+        let confirmed = match timeout(MOVE_TIMEOUT, moving).await {
+            Ok(confirmed) => confirmed,
             Err(_) => Err(SettleError::Fault("the broker does not confirm the move of a delivery".to_owned())),
         };
         drop(moves);
@@ -331,7 +331,7 @@ impl Open {
             Ok(answered) => answered?,
             Err(_) => return Err(SettleError::Fault("the broker takes no acknowledgements".to_owned())),
         }
-        moved?;
+        confirmed?;
         refused.map_or(Ok(()), |reason| Err(SettleError::Refused(reason)))
     }
 
@@ -424,10 +424,10 @@ mod tests {
         /// Against a broker's own rules: an acknowledgement names an outstanding tag, and `multiple` takes all below.
         #[test]
         fn exactly_what_is_done_is_acknowledged(rounds in vec(vec(any::<bool>(), 1..20), 1..20)) {
-            let mut outstanding: BTreeMap<u64, ()> = BTreeMap::new();
+            let mut outstanding: BTreeMap<u64, u8> = BTreeMap::new();
             let mut last = 0;
             for round in rounds {
-                outstanding.extend((0..5).map(|offset| (last + offset + 1, ())));
+                outstanding.extend((0..5).map(|offset| (last + offset + 1, 0)));
                 last += 5;
                 let done: BTreeSet<u64> = outstanding.keys().copied().zip(round).filter(|(_, done)| *done).map(|(number, _)| number).collect();
                 let (upto, single) = acknowledgements(&outstanding, &done);
@@ -439,7 +439,7 @@ mod tests {
                 for number in &single {
                     prop_assert!(at_broker.remove(number));
                 }
-                outstanding.retain(|number, ()| !done.contains(number));
+                outstanding.retain(|number, _| !done.contains(number));
                 prop_assert_eq!(at_broker, outstanding.keys().copied().collect::<BTreeSet<_>>());
             }
         }
@@ -447,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_whole_batch_is_one_frame() {
-        let outstanding = (1..=256).map(|number| (number, ())).collect();
+        let outstanding = (1..=256).map(|number| (number, 0)).collect();
         assert_eq!(acknowledgements(&outstanding, &(1..=256).collect()), (Some(256), vec![]));
         assert_eq!(acknowledgements(&outstanding, &[2, 3].into()), (None, vec![2, 3]));
         assert_eq!(acknowledgements(&outstanding, &[1, 2, 9].into()), (Some(2), vec![9]));
