@@ -315,3 +315,19 @@ async fn a_broker_may_die_freeze_and_block() {
     drop(consumer);
     opened.close().await;
 }
+
+/// A broker that accepts and says nothing: the attempt is given up, and nothing of it stays behind.
+#[tokio::test]
+async fn a_handshake_that_takes_too_long_is_cut() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let shutdown = Shutdown::new();
+    let publisher = routing_publisher(&format!("amqp://guest:guest@{}", listener.local_addr().unwrap()), &shutdown);
+    let (mut socket, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    let mut heard = Vec::new();
+    let reading = tokio::io::AsyncReadExt::read_to_end(&mut socket, &mut heard);
+    timeout(PATIENCE, reading).await.expect("the socket stays open").unwrap();
+    assert_eq!(heard, b"AMQP\x00\x00\x09\x01");
+    assert_eq!(*publisher.health().borrow(), Health::Starting);
+    drop(publisher);
+    assert!(shutdown.finish().await);
+}
