@@ -34,8 +34,8 @@ fn routing_publisher(url: &str, shutdown: &Shutdown) -> AmqpPublisher {
 }
 
 async fn until(health: &mut watch::Receiver<Health>, wanted: impl Fn(&Health) -> bool) -> Health {
-    let waited = timeout(PATIENCE, health.wait_for(|health| wanted(health))).await;
-    waited.expect("the health never came to that").unwrap().clone()
+    let seen = timeout(PATIENCE, health.wait_for(|health| wanted(health))).await;
+    seen.expect("the health never came to that").unwrap().clone()
 }
 
 async fn up(publisher: &dyn Publisher) {

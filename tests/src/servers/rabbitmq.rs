@@ -16,7 +16,7 @@ const BIN: &str = "/usr/lib/rabbitmq/bin";
 /// Virtual hosts that a broker is given once it is up: one call, where one each would cost seconds.
 const VHOSTS: usize = 64;
 
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// One node, its own port mapper and cookie.
 pub struct RabbitMq {
@@ -65,6 +65,7 @@ impl RabbitMq {
     ///
     /// # Panics
     /// There are no more.
+    #[expect(clippy::unused_async, reason = "a harness that makes them one by one has to wait")]
     pub async fn vhost(&self) -> String {
         let number = self.vhosts.fetch_add(1, Ordering::Relaxed);
         assert!(number < VHOSTS, "raise VHOSTS");
