@@ -169,7 +169,7 @@ pub enum ConsumeError {
 }
 
 /// Everything about a queue that is set from outside.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct QueueSettings {
     pub url: String,
     /// How long a publish may take before its caller is told [`PublishError::Late`].
@@ -178,6 +178,17 @@ pub struct QueueSettings {
     pub retry_steps: Vec<Duration>,
     /// Names this process to the broker's operators.
     pub connection_name: String,
+}
+
+impl std::fmt::Debug for QueueSettings {
+    /// Without the URL, which may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueSettings")
+            .field("publish_budget", &self.publish_budget)
+            .field("retry_steps", &self.retry_steps)
+            .field("connection_name", &self.connection_name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl QueueSettings {

@@ -15,12 +15,12 @@ use paybell_shared::shutdown::Shutdown;
 use tokio::time::{Instant, timeout};
 
 /// Long enough for a broker on a busy machine; a test that meets it has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 const LINGER: Duration = Duration::from_millis(20);
 
 /// The retry step of the suite.
-pub const STEP: Duration = Duration::from_millis(1_000);
+pub const STEP: Duration = Duration::from_secs(1);
 
 /// Where a queue is, for opening it again and again.
 pub struct Ground {

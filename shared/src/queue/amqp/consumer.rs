@@ -63,6 +63,8 @@ pub struct AmqpConsumer {
     source: Source,
     generation: u64,
     backoff: Backoff,
+    /// Before the next connection.
+    pause: Duration,
     state: State,
     /// Received and not returned yet, of the connection that is open.
     received: VecDeque<Delivery>,
@@ -77,6 +79,7 @@ enum State {
 
 /// One connection's worth of consuming.
 struct Open {
+    since: Instant,
     link: Link,
     channel: Channel,
     moves: Channel,
@@ -86,20 +89,28 @@ struct Open {
 }
 
 enum Incoming {
-    Delivery(&'static str, lapin::message::Delivery),
+    Delivery(&'static str, Box<lapin::message::Delivery>),
     Fault(String),
 }
 
 impl AmqpConsumer {
     pub(super) fn new(broker: Arc<Broker>, source: Source) -> Self {
-        Self { broker, source, generation: 0, backoff: Backoff::default(), state: State::Closed, received: VecDeque::new() }
+        Self {
+            broker,
+            source,
+            generation: 0,
+            backoff: Backoff::default(),
+            pause: Duration::ZERO,
+            state: State::Closed,
+            received: VecDeque::new(),
+        }
     }
 
     /// The open connection; opens one if there is none. Cancel-safe.
     async fn open(&mut self) -> Result<&mut Open, ConsumeError> {
         if matches!(self.state, State::Closed) {
             let broker = Arc::clone(&self.broker);
-            let (source, pause) = (self.source, self.backoff.next());
+            let (source, pause) = (self.source, self.pause);
             self.state = State::Opening(Box::pin(async move {
                 sleep(pause).await;
                 Open::new(&broker, source).await
@@ -109,7 +120,6 @@ impl AmqpConsumer {
             match opening.await {
                 Ok(open) => {
                     self.generation += 1;
-                    self.backoff.reset();
                     self.state = State::Open(Box::new(open));
                     tracing::info!(source = ?self.source, generation = self.generation, "consuming");
                 }
@@ -124,7 +134,11 @@ impl AmqpConsumer {
 
     /// Drops the connection with all that belongs to it.
     fn fail(&mut self, reason: String) -> ConsumeError {
+        if let State::Open(open) = &self.state {
+            self.backoff.stood(open.since.elapsed());
+        }
         self.state = State::Closed;
+        self.pause = self.backoff.next();
         self.received.clear();
         ConsumeError::Closed(reason)
     }
@@ -210,6 +224,7 @@ impl Consumer for AmqpConsumer {
 
     async fn close(&mut self) {
         self.received.clear();
+        self.pause = Duration::ZERO;
         if let State::Open(open) = std::mem::replace(&mut self.state, State::Closed) {
             open.link.close().await;
         }
@@ -246,13 +261,20 @@ impl Open {
             let options = BasicConsumeOptions::default();
             let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
             let deliveries = consumer.map(move |delivery| match delivery {
-                Ok(delivery) => Incoming::Delivery(queue, delivery),
+                Ok(delivery) => Incoming::Delivery(queue, Box::new(delivery)),
                 Err(error) => Incoming::Fault(error.to_string()),
             });
             let ended = Incoming::Fault(format!("the broker ended the consumer of {queue}"));
             incoming.push(deliveries.chain(stream::iter([ended])));
         }
-        Ok(Self { link, channel, moves, incoming: stream::select_all(incoming).boxed(), outstanding: BTreeMap::new() })
+        Ok(Self {
+            since: Instant::now(),
+            link,
+            channel,
+            moves,
+            incoming: stream::select_all(incoming).boxed(),
+            outstanding: BTreeMap::new(),
+        })
     }
 
     async fn settle(&mut self, broker: &Broker, source: Source, settlements: Vec<(u64, Disposition)>) -> Result<(), SettleError> {
@@ -300,8 +322,8 @@ impl Open {
             Ok(())
         };
         // What is confirmed is acknowledged also if the rest is not.
-        let moved = match timeout(MOVE_TIMEOUT, moving).await {
-            Ok(moved) => moved,
+        let confirmed = match timeout(MOVE_TIMEOUT, moving).await {
+            Ok(confirmed) => confirmed,
             Err(_) => Err(SettleError::Fault("the broker does not confirm the move of a delivery".to_owned())),
         };
         drop(moves);
@@ -309,7 +331,7 @@ impl Open {
             Ok(answered) => answered?,
             Err(_) => return Err(SettleError::Fault("the broker takes no acknowledgements".to_owned())),
         }
-        moved?;
+        confirmed?;
         refused.map_or(Ok(()), |reason| Err(SettleError::Refused(reason)))
     }
 
@@ -402,10 +424,10 @@ mod tests {
         /// Against a broker's own rules: an acknowledgement names an outstanding tag, and `multiple` takes all below.
         #[test]
         fn exactly_what_is_done_is_acknowledged(rounds in vec(vec(any::<bool>(), 1..20), 1..20)) {
-            let mut outstanding: BTreeMap<u64, ()> = BTreeMap::new();
+            let mut outstanding: BTreeMap<u64, u8> = BTreeMap::new();
             let mut last = 0;
             for round in rounds {
-                outstanding.extend((0..5).map(|offset| (last + offset + 1, ())));
+                outstanding.extend((0..5).map(|offset| (last + offset + 1, 0)));
                 last += 5;
                 let done: BTreeSet<u64> = outstanding.keys().copied().zip(round).filter(|(_, done)| *done).map(|(number, _)| number).collect();
                 let (upto, single) = acknowledgements(&outstanding, &done);
@@ -417,7 +439,7 @@ mod tests {
                 for number in &single {
                     prop_assert!(at_broker.remove(number));
                 }
-                outstanding.retain(|number, ()| !done.contains(number));
+                outstanding.retain(|number, _| !done.contains(number));
                 prop_assert_eq!(at_broker, outstanding.keys().copied().collect::<BTreeSet<_>>());
             }
         }
@@ -425,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_whole_batch_is_one_frame() {
-        let outstanding = (1..=256).map(|number| (number, ())).collect();
+        let outstanding = (1..=256).map(|number| (number, 0)).collect();
         assert_eq!(acknowledgements(&outstanding, &(1..=256).collect()), (Some(256), vec![]));
         assert_eq!(acknowledgements(&outstanding, &[2, 3].into()), (None, vec![2, 3]));
         assert_eq!(acknowledgements(&outstanding, &[1, 2, 9].into()), (Some(2), vec![9]));

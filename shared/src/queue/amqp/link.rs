@@ -158,8 +158,11 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    pub fn reset(&mut self) {
-        self.failures = 0;
+    /// After a connection that stood for so long. One that breaks at once has not healed anything.
+    pub fn stood(&mut self, time: Duration) {
+        if time > BACKOFF_MAX {
+            self.failures = 0;
+        }
     }
 
     /// Between half and the whole of the doubled pause.
@@ -185,7 +188,9 @@ mod tests {
             assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
             whole = (whole * 2).min(BACKOFF_MAX);
         }
-        backoff.reset();
+        backoff.stood(Duration::from_millis(1));
+        assert!(backoff.next() > BACKOFF_MIN);
+        backoff.stood(2 * BACKOFF_MAX);
         assert!(backoff.next() <= BACKOFF_MIN);
     }
 }

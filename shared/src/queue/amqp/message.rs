@@ -56,21 +56,18 @@ pub fn properties(message: &Message, moved: Moved<'_>, now: u64) -> Result<Basic
         insert(REASON_HEADER, text(reason))?;
     }
     let mut properties = BasicProperties::default();
-    properties = match ShortString::try_new(message.id.as_str()) {
-        Ok(id) => properties.with_message_id(id),
-        Err(_) => {
-            insert(LONG_ID_HEADER, text(&message.id))?;
-            properties.with_message_id(hex::encode(Sha256::digest(&message.id)).into())
-        }
+    properties = if let Ok(id) = ShortString::try_new(message.id.as_str()) {
+        properties.with_message_id(id)
+    } else {
+        insert(LONG_ID_HEADER, text(&message.id))?;
+        properties.with_message_id(hex::encode(Sha256::digest(&message.id)).into())
     };
     if let Some(content_type) = &message.content_type {
-        properties = match ShortString::try_new(content_type.as_str()) {
-            Ok(short) => properties.with_content_type(short),
-            Err(_) => {
-                insert(LONG_CONTENT_TYPE_HEADER, text(content_type))?;
-                properties
-            }
-        };
+        if let Ok(short) = ShortString::try_new(content_type.as_str()) {
+            properties = properties.with_content_type(short);
+        } else {
+            insert(LONG_CONTENT_TYPE_HEADER, text(content_type))?;
+        }
     }
     Ok(properties.with_headers(headers).with_delivery_mode(PERSISTENT).with_timestamp(now).with_app_id(APP_ID.into()))
 }
@@ -84,7 +81,7 @@ pub fn read(properties: &BasicProperties, body: Bytes) -> (Message, u32, Option<
         body,
     };
     let (mut attempt, mut reason, mut brokers_reason) = (1, None, None);
-    let headers = properties.headers().iter().flat_map(|table| table.inner());
+    let headers = properties.headers().iter().flat_map(FieldTable::inner);
     for (name, value) in headers {
         match name.as_str() {
             ATTEMPT_HEADER => attempt = number(value).unwrap_or(1).max(1),

@@ -41,7 +41,9 @@ impl Amqp {
     /// # Errors
     /// The URL is none of AMQP.
     pub fn new(settings: QueueSettings) -> Result<Self, ConnectError> {
-        let mut uri: AMQPUri = settings.url.parse().map_err(ConnectError::Url)?;
+        // Some of the parser's errors repeat the URL, and the URL may hold a password.
+        let unreadable = |error: String| ConnectError::Url(error.replace(&settings.url, "…"));
+        let mut uri: AMQPUri = settings.url.parse().map_err(unreadable)?;
         uri.query.heartbeat.get_or_insert(link::HEARTBEAT_S);
         if uri.scheme == AMQPScheme::AMQPS {
             // TLS asks for the process' provider. Somebody else's installation of one is as good.

@@ -256,10 +256,12 @@ impl Lane {
                 None => return,
                 Some(Ok((link, channel))) => {
                     tracing::info!(lane = self.number, "connected to the broker");
-                    backoff.reset();
                     told.clear();
                     self.set(Health::Up);
-                    match self.generation(&link, &channel).await {
+                    let since = Instant::now();
+                    let end = self.generation(&link, &channel).await;
+                    backoff.stood(since.elapsed());
+                    match end {
                         End::Finished => return link.close().await,
                         End::Fault(reason) => reason,
                     }

@@ -151,10 +151,10 @@ mod tests {
 
     #[test]
     fn a_step_is_named_by_its_delay() {
-        let topology = Topology::new(&[Duration::from_secs(5), Duration::from_millis(1_500), Duration::from_secs(7_200)]);
+        let topology = Topology::new(&[Duration::from_secs(5), Duration::from_millis(1_500), Duration::from_secs(7_201)]);
         assert_eq!(topology.step(0), Some("paybell.retry.5s.v1"));
         assert_eq!(topology.step(1), Some("paybell.retry.1500ms.v1"));
-        assert_eq!(topology.step(2), Some("paybell.retry.7200s.v1"));
+        assert_eq!(topology.step(2), Some("paybell.retry.7201s.v1"));
         assert_eq!(topology.step(3), None);
     }
 }
