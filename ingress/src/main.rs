@@ -13,7 +13,8 @@ use paybell_shared::{ops, queue, serve, telemetry};
 /// Receives payment webhooks, verifies them, puts them on the queue and acknowledges them.
 ///
 /// PSPs call `POST /webhooks/{psp}[/{account}]`. A 2xx means that the webhook is durable; 503 means: send it again.
-/// Operators find /livez, /readyz and /metrics at the address that `ops_listen` in `[ingress]` names. SIGTERM finishes what is in flight, then exits 0.
+/// Operators find /livez, /readyz and /metrics at the address that `ops_listen` in `[ingress]` names.
+/// SIGTERM finishes what is in flight, then exits 0.
 #[derive(Parser)]
 #[command(
     version,

@@ -85,7 +85,7 @@ impl Drop for Record<'_> {
                 tracing::$level!(
                     psp = self.route.map(|route| &*route.account.psp_id),
                     account = self.route.map(|route| &*route.account.name),
-                    event_id = self.event_id.as_ref().map(tracing::field::debug),
+                    event_id = self.event_id.as_deref(),
                     trace_id = self.trace_id,
                     outcome = self.outcome,
                     reason = (!self.reason.is_empty()).then_some(self.reason),

@@ -77,8 +77,7 @@ async fn the_bytes_on_the_wire_are_the_bytes_on_the_queue() {
             &body[1..],
             b"\r\n0\r\n\r\n",
         ];
-        let answer = rig.exchange(chunked.concat()).await;
-        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        assert_eq!(rig.exchange(chunked.concat()).await.status, 200);
     }
     let published: Vec<_> = rig.publisher.published().into_iter().map(|message| message.body.to_vec()).collect();
     let expected: Vec<_> = bodies.iter().flat_map(|body| [body.to_vec(), body.to_vec()]).collect();
