@@ -66,13 +66,11 @@ impl From<OffsetDateTime> for Timestamp {
 }
 
 impl From<Timestamp> for OffsetDateTime {
-    /// Saturates at the years that [`OffsetDateTime`] can hold.
+    /// Saturates at the years that RFC 3339 can write, 0 and 9999.
     fn from(value: Timestamp) -> Self {
-        Self::from_unix_timestamp_nanos(i128::from(value.0) * 1_000_000).unwrap_or(if value.0 < 0 {
-            time::macros::datetime!(-9999-01-01 0:00 UTC)
-        } else {
-            time::macros::datetime!(9999-12-31 23:59:59 UTC)
-        })
+        let (first, last) = (time::macros::datetime!(0000-01-01 0:00 UTC), time::macros::datetime!(9999-12-31 23:59:59.999 UTC));
+        Self::from_unix_timestamp_nanos(i128::from(value.0) * 1_000_000)
+            .map_or(if value.0 < 0 { first } else { last }, |at| at.clamp(first, last))
     }
 }
 
@@ -150,8 +148,8 @@ mod tests {
     #[test]
     fn extremes_do_not_panic() {
         for at in [Timestamp::from_millis(i64::MAX), Timestamp::from_millis(i64::MIN)] {
-            assert!(!at.to_string().is_empty());
-            assert_eq!(at.plus(Duration::MAX).since(at).as_millis() >= 1 || at.millis() == i64::MAX, true);
+            assert!(Timestamp::parse_rfc3339(&at.to_string()).is_ok(), "{at:?}");
+            assert_eq!(at.plus(Duration::MAX).since(Timestamp::from_millis(i64::MAX)), Duration::ZERO);
         }
     }
 }

@@ -264,10 +264,11 @@ async fn a_broker_may_die_freeze_and_block() {
     timeout(PATIENCE, counted.wait_for(|count| *count > 200)).await.expect("a load").unwrap();
 
     // Dead. The loss is noticed, and refused at once.
-    broker.kill9().await;
+    broker.settle().await;
+    broker.kill9();
     until(&mut health, |health| matches!(health, Health::Down(_))).await;
     assert!(matches!(opened.publisher.publish(message(0)).await, Err(PublishError::Closed(_))));
-    broker.start().await;
+    broker.start_again().await;
     until(&mut health, |health| *health == Health::Up).await;
     end.send_replace(true);
     let mut acknowledged = HashSet::new();
@@ -275,7 +276,7 @@ async fn a_broker_may_die_freeze_and_block() {
         acknowledged.extend(task.await.unwrap());
     }
     // Frozen: nobody answers, so callers hear from the budget, and what does not fit is refused.
-    broker.freeze().await;
+    broker.stop_process();
     let flood = messages(4_000).into_iter().map(|message| {
         let publisher = Arc::clone(&opened.publisher);
         tokio::spawn(async move { publisher.publish(message).await })
@@ -287,16 +288,16 @@ async fn a_broker_may_die_freeze_and_block() {
     }
     assert!(told.contains("late") && told.contains("full"), "{told:?}");
     until(&mut health, |health| matches!(health, Health::Down(_))).await;
-    broker.thaw().await;
+    broker.continue_process();
     until(&mut health, |health| *health == Health::Up).await;
     publish(opened.publisher.as_ref(), &short(1_000_000)).await;
     acknowledged.insert("1000000".to_owned());
 
     // Out of memory: the broker takes nothing, and says so when it is sent something.
-    broker.control(&["set_vm_memory_high_watermark", "0"]).await.unwrap();
+    broker.ctl(&["set_vm_memory_high_watermark", "0"]).await;
     let blocked = async { while !matches!(opened.publisher.publish(short(2_000_000)).await, Err(PublishError::Blocked(_))) {} };
     timeout(PATIENCE, blocked).await.expect("never told that it is blocked");
-    broker.control(&["set_vm_memory_high_watermark", "0.6"]).await.unwrap();
+    broker.ctl(&["set_vm_memory_high_watermark", "0.6"]).await;
     until(&mut health, |health| *health == Health::Up).await;
     publish(opened.publisher.as_ref(), &short(3_000_000)).await;
     acknowledged.insert("3000000".to_owned());
