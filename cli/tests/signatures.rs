@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use paybell::simulator::stripe::Situation;
+use paybell::simulator::stripe::{Situation, endings};
 use paybell::simulator::{Headers, SimulatedPsp, Webhook};
 use paybell_shared::clock::Timestamp;
-use paybell_shared::psp::{self, Keys, Proof, Rejection, Verified, WebhookRequest};
+use paybell_shared::envelope::Envelope;
+use paybell_shared::event::Mode;
+use paybell_shared::psp::{self, Account, Api, Keys, Proof, Rejection, TranslateError, Verified, WebhookRequest};
 use paybell_shared::secret::Secret;
 use proptest::prelude::*;
 
@@ -96,6 +98,53 @@ proptest! {
         let is_mismatch = matches!(result, Err(Rejection::SignatureMismatch { .. }));
         prop_assert!(is_mismatch, "{:?}", result);
     }
+}
+
+/// The account that every event here is for.
+fn account(psp: SimulatedPsp) -> Account {
+    Account {
+        psp: psp::find(psp.id()).unwrap(),
+        psp_id: psp.id().into(),
+        name: "default".into(),
+        mode: Mode::Test,
+        keys: Keys::default(),
+        api: Api::default(),
+        order_reference: None,
+    }
+}
+
+#[test]
+fn every_event_that_can_be_sent_is_understood() {
+    let mut understood = 0;
+    for psp in SimulatedPsp::ALL {
+        for event_type in psp.event_types() {
+            for ending in [None].into_iter().chain(endings(event_type).iter().map(|ending| Some(*ending))) {
+                let situation = Situation {
+                    order_id: "ORD-1001",
+                    amount: 4999,
+                    currency: "EUR",
+                    part: None,
+                    ending,
+                    livemode: false,
+                    at: 1_790_000_000,
+                    salt: 1,
+                };
+                let webhook = psp.staged(event_type, &situation).unwrap();
+                let secret = "whsec_dGVzdC1zdGFuZGFyZC13ZWJob29rcy1rZXktMDAwMSE=";
+                let headers = psp.sign(secret, &webhook, 1_790_000_000).unwrap();
+                let verified = verify(psp, secret, &headers, &webhook.body, 1_790_000_000).unwrap();
+                let account = account(psp);
+                let envelope = Envelope::new(&account, verified, Timestamp::from_seconds(1_790_000_000), webhook.body, None);
+                match account.psp.translate(&envelope, &account) {
+                    Ok(events) => understood += events.len(),
+                    Err(TranslateError::Ignored(_)) => {}
+                    Err(error) => panic!("{event_type} {ending:?}: {error}"),
+                }
+            }
+        }
+    }
+    // Twelve normalised types, and at least as many of Stripe's.
+    assert!(understood >= 24, "{understood}");
 }
 
 #[test]

@@ -307,7 +307,7 @@ impl Ledger {
     pub fn show_payment(&mut self, id: &str, event_type: &'static str, at: i64) {
         if let Some(payment) = self.payments.get(id) {
             let object = stripe::payment_intent(payment, self.livemode);
-            self.record(id, event_type, at, object, None);
+            self.record(id, event_type, at, &object, None);
         }
     }
 
@@ -317,7 +317,7 @@ impl Ledger {
         if let Some((payment, charge)) = self.payments.get(id).and_then(|payment| Some((payment, payment.charges.last()?))) {
             let object = stripe::charge(payment, charge, self.livemode);
             let previous = refunded_before.map(|amount| serde_json::json!({ "amount_refunded": amount }));
-            self.record(id, event_type, at, object, previous);
+            self.record(id, event_type, at, &object, previous);
         }
     }
 
@@ -325,7 +325,7 @@ impl Ledger {
     pub fn show_session(&mut self, id: &str, event_type: &'static str, at: i64) {
         if let Some(payment) = self.payments.get(id) {
             let object = stripe::checkout_session(payment, event_type, self.livemode);
-            self.record(id, event_type, at, object, None);
+            self.record(id, event_type, at, &object, None);
         }
     }
 
@@ -333,7 +333,7 @@ impl Ledger {
     pub fn show_stranger(&mut self, event_type: &'static str, object: &str, at: i64) {
         let id = derived_id(object, "stranger", self.events.len());
         let object = serde_json::json!({ "id": id, "object": object, "created": at, "livemode": self.livemode, "metadata": {} });
-        self.record("", event_type, at, object, None);
+        self.record("", event_type, at, &object, None);
     }
 
     /// An event was answered with a 2xx.
@@ -385,7 +385,7 @@ impl Ledger {
     fn show_refund(&mut self, id: &str, number: usize, event_type: &'static str, at: i64) {
         if let Some((payment, refund)) = self.payments.get(id).and_then(|payment| Some((payment, payment.refunds.get(number)?))) {
             let object = stripe::refund(payment, refund);
-            self.record(id, event_type, at, object, None);
+            self.record(id, event_type, at, &object, None);
         }
     }
 
@@ -394,14 +394,14 @@ impl Ledger {
         if let Some((payment, dispute)) = self.payments.get(id).and_then(|payment| Some((payment, payment.disputes.get(number)?)))
         {
             let object = stripe::dispute(payment, dispute, self.livemode);
-            self.record(id, event_type, at, object, None);
+            self.record(id, event_type, at, &object, None);
         }
     }
 
-    fn record(&mut self, payment_id: &str, event_type: &'static str, at: i64, object: Value, previous: Option<Value>) {
+    fn record(&mut self, payment_id: &str, event_type: &'static str, at: i64, object: &Value, previous: Option<Value>) {
         let id = derived_id("evt", &self.salt.to_string(), self.events.len());
         let object_id = object["id"].as_str().unwrap_or_default().to_owned();
-        let body = stripe::event(&id, event_type, at, &object, previous, self.livemode);
+        let body = stripe::event(&id, event_type, at, object, previous, self.livemode);
         self.events.push(Event { id, event_type, created: at, payment_id: payment_id.to_owned(), object_id, body });
     }
 }

@@ -3,7 +3,7 @@
 //! The stories lie in the past when the demo starts, as if Stripe were catching up after an outage: so the ledger is the
 //! truth from the first webhook to the last, whatever Paybell asks in between.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -12,10 +12,11 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState};
 use crate::simulator::stripe::{self, Situation};
-use crate::simulator::{Forgery, Webhook};
+use crate::simulator::{Event, Forgery, Webhook};
 
-/// The pace: so many orders' stories begin each second.
-const ORDERS_PER_S: u32 = 60;
+/// The pace: so many orders' stories begin each second, with five webhooks each: 500 orders take a quarter of a minute, and
+/// a busy laptop keeps up.
+const ORDERS_PER_S: u32 = 40;
 /// The webhooks of one order come in any order within this time.
 const SPREAD_MS: u64 = 1_500;
 /// How much later a delayed webhook comes.
@@ -136,18 +137,7 @@ impl Plan {
         let first = ledger.events().len();
         let payment_id = play(story, &id, amount, currency, ledger, rng, now);
         let events = &ledger.events()[first..];
-        // What an object's last event says is the truth about it; charges say nothing that others do not.
-        let last: HashMap<&str, &str> = events
-            .iter()
-            .filter(|event| {
-                let kind = event.event_type;
-                kind.starts_with("payment_intent.")
-                    || kind.starts_with("refund.")
-                    || matches!(kind, "charge.dispute.created" | "charge.dispute.closed")
-            })
-            .map(|event| (event.object_id.as_str(), event.id.as_str()))
-            .collect();
-        let mut telling = last.len();
+        let telling = telling(events);
 
         let start = u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(1_000) / u64::from(ORDERS_PER_S);
         let soon = |rng: &mut StdRng| {
@@ -156,7 +146,7 @@ impl Plan {
         };
         for event in events {
             let webhook = Webhook::from(event);
-            let is_telling = last.get(event.object_id.as_str()) == Some(&event.id.as_str());
+            let is_telling = telling.contains(event.id.as_str());
             if chance(rng, DUPLICATED_PERCENT) {
                 let work = Work::Send { webhook: webhook.clone(), telling: false, duplicate: true };
                 self.jobs.push(Job { at: soon(rng), order: index, work });
@@ -164,6 +154,7 @@ impl Plan {
             let work = Work::Send { webhook, telling: is_telling, duplicate: false };
             self.jobs.push(Job { at: soon(rng), order: index, work });
         }
+        let mut telling = telling.len();
         if chance(rng, LATE_REGISTRATION_PERCENT) {
             telling += 1;
             self.jobs.push(Job { at: soon(rng), order: index, work: Work::Register });
@@ -200,6 +191,18 @@ impl Plan {
             self.jobs.push(Job { at, order: index, work: Work::Forge { webhook, forgery: kinds[number % kinds.len()] } });
         }
     }
+}
+
+/// The events without which the truth cannot be told: the last one about each payment and dispute, and all about each
+/// refund, since a cumulative figure of before counts refunds that failed afterwards. Charges say nothing more.
+fn telling(events: &[Event]) -> HashSet<&str> {
+    let refunds = events.iter().filter(|event| event.event_type.starts_with("refund."));
+    let others = events.iter().filter(|event| {
+        event.event_type.starts_with("payment_intent.")
+            || matches!(event.event_type, "charge.dispute.created" | "charge.dispute.closed")
+    });
+    let last: HashMap<&str, &str> = others.map(|event| (event.object_id.as_str(), event.id.as_str())).collect();
+    refunds.map(|event| event.id.as_str()).chain(last.into_values()).collect()
 }
 
 fn chance(rng: &mut StdRng, percent: u32) -> bool {
@@ -305,8 +308,6 @@ fn after_payment(story: Story, id: &str, amount: i64, ledger: &mut Ledger, mut n
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     const NOW: i64 = 1_790_000_000;
