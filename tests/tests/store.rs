@@ -12,7 +12,7 @@ mod postgres {
 
     use futures_util::future::join_all;
     use paybell_shared::event::PaymentEvent;
-    use paybell_tests::conformance::store::{Bench, arrivals, captured, refund, registration};
+    use paybell_tests::conformance::store::{self, Bench, arrivals, captured, refund, registration};
     use paybell_tests::servers;
     use paybell_worker::inbox::Outcome;
     use paybell_worker::store::{Registered, StoreError};
@@ -41,6 +41,52 @@ mod postgres {
         }
         bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 1)]).await;
         bench.check_invariants().await;
+    }
+
+    /// Rows are locked and written in one order by all, so that nobody waits in a circle.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_workers_never_deadlock() {
+        let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+        let bench_of_orders = bench().await;
+        store::many_workers_agree_with_one(&bench_of_orders).await;
+        close_and_wait(&bench_of_orders).await;
+        assert_eq!(bench_of_orders.count(deadlocks).await, 0);
+
+        let bench_of_keys = bench().await;
+        store::one_key_met_by_many_at_once_is_written_once(&bench_of_keys).await;
+        close_and_wait(&bench_of_keys).await;
+        assert_eq!(bench_of_keys.count(deadlocks).await, 0);
+    }
+
+    /// Plans are made while the tables are empty, and kept.
+    #[tokio::test]
+    async fn rows_are_found_by_their_keys_from_the_first_batch_on() {
+        const BATCHES: usize = 40;
+        let bench = bench().await;
+        for n in 0..BATCHES {
+            let (id, other) = (format!("pi_{n}"), format!("pi_other_{n}"));
+            let batch = [refund(&format!("evt_r{n}"), &id, "re", 1), refund(&format!("evt_o{n}"), &other, "re", 1)];
+            bench.apply(&batch).await;
+            bench.apply(&[captured(&format!("evt_{n}"), &id, Some("order-1"), 100)]).await;
+            bench.try_apply(&[], &[registration(&format!("order-{n}-2"), Some(&other), 100)], true).await.unwrap();
+            assert!(bench.store.order("order-1").await.unwrap().is_some());
+        }
+        close_and_wait(&bench).await;
+        let scans = "SELECT coalesce(sum(seq_scan), 0)::bigint FROM pg_stat_user_tables
+             WHERE relname IN ('events', 'orders', 'refs', 'parkings', 'transitions', 'checks', 'books')";
+        // Making the indexes scans each table once.
+        let scans = bench.count(scans).await;
+        assert!(scans < i64::try_from(BATCHES).unwrap() / 2, "{scans} whole tables were read");
+    }
+
+    /// A session counts what it did when it ends.
+    async fn close_and_wait(bench: &Bench) {
+        bench.store.close().await;
+        let sessions =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'paybell'";
+        while bench.count(sessions).await > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The server ends the connection inside the commit, and the transaction with it.
@@ -235,7 +281,7 @@ mod postgres {
                     server.write_all(asked).await?;
                     let is_commit = asked.windows(6).any(|bytes| bytes == b"COMMIT");
                     if is_commit && state.armed.swap(false, Ordering::SeqCst) {
-                        server.read(&mut answered).await?;
+                        let _answer = server.read(&mut answered).await?;
                         state.cuts.fetch_add(1, Ordering::SeqCst);
                         return Ok(());
                     }
