@@ -47,15 +47,33 @@ mod postgres {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn many_workers_never_deadlock() {
         let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-        let bench_of_orders = bench().await;
+        let bench_of_orders = slow_bench().await;
         store::many_workers_agree_with_one(&bench_of_orders).await;
         close_and_wait(&bench_of_orders).await;
         assert_eq!(bench_of_orders.count(deadlocks).await, 0);
 
-        let bench_of_keys = bench().await;
+        let bench_of_keys = slow_bench().await;
         store::one_key_met_by_many_at_once_is_written_once(&bench_of_keys).await;
         close_and_wait(&bench_of_keys).await;
         assert_eq!(bench_of_keys.count(deadlocks).await, 0);
+    }
+
+    /// Every row takes a millisecond, so that transactions overlap.
+    async fn slow_bench() -> Bench {
+        let bench = bench().await;
+        bench
+            .execute(
+                "CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                     PERFORM pg_sleep(0.001);
+                     RETURN NEW;
+                 END $$;",
+            )
+            .await;
+        for table in ["events", "refs", "orders", "books", "checks"] {
+            let trigger = "BEFORE INSERT OR UPDATE ON";
+            bench.execute(&format!("CREATE TRIGGER slow {trigger} {table} FOR EACH ROW EXECUTE FUNCTION take_time()")).await;
+        }
+        bench
     }
 
     /// Plans are made while the tables are empty, and kept.

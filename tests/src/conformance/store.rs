@@ -651,8 +651,8 @@ pub async fn a_first_look_is_planned_once(bench: &Bench) {
 }
 
 pub async fn one_key_met_by_many_at_once_is_written_once(bench: &Bench) {
-    // Without references: no row lock keeps these apart, only the key itself. Enough for inserts to overlap.
-    const EVENTS: usize = 500;
+    // Without references: no row lock keeps these apart, only the key itself.
+    const EVENTS: usize = 100;
     let arrivals: Vec<_> = (0..EVENTS).map(|n| ignored(&format!("evt_{n}"))).collect();
     let tasks = (0..8).map(|seed| {
         let mut mine = arrivals.clone();
