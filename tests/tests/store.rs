@@ -231,6 +231,25 @@ mod postgres {
         bench.store.close().await;
     }
 
+    /// The network swallows everything, or the server hangs: whoever asks is told so, and all is well when it is back.
+    #[tokio::test]
+    async fn a_silent_server_is_unavailable_until_it_speaks_again() {
+        let server = servers::Postgres::start_private().await;
+        let bench = Bench::new(server.database().await).await;
+        bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 100)]).await;
+        server.stop_process();
+        let batch = arrivals(&[captured("evt_2", "pi_2", Some("order-2"), 100)]);
+        let error = bench.try_apply(&batch, &[], true).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        let error = bench.store.order("order-1").await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        server.continue_process();
+        bench.try_apply(&batch, &[], true).await.unwrap();
+        assert_eq!(bench.count("SELECT count(*) FROM events").await, 2);
+        bench.check_invariants().await;
+        bench.store.close().await;
+    }
+
     /// Payments of three orders and a refund of each payment.
     fn story(payments: usize) -> Vec<PaymentEvent> {
         let payment = |n: usize| {
