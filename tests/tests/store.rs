@@ -12,7 +12,7 @@ mod postgres {
 
     use futures_util::future::join_all;
     use paybell_shared::event::PaymentEvent;
-    use paybell_tests::conformance::store::{Bench, arrivals, captured, refund, registration};
+    use paybell_tests::conformance::store::{self, Bench, arrivals, captured, refund, registration};
     use paybell_tests::servers;
     use paybell_worker::inbox::Outcome;
     use paybell_worker::store::{Registered, StoreError};
@@ -41,6 +41,70 @@ mod postgres {
         }
         bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 1)]).await;
         bench.check_invariants().await;
+    }
+
+    /// Rows are locked and written in one order by all, so that nobody waits in a circle.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn many_workers_never_deadlock() {
+        let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+        let bench_of_orders = slow_bench().await;
+        store::many_workers_agree_with_one(&bench_of_orders).await;
+        close_and_wait(&bench_of_orders).await;
+        assert_eq!(bench_of_orders.count(deadlocks).await, 0);
+
+        let bench_of_keys = slow_bench().await;
+        store::one_key_met_by_many_at_once_is_written_once(&bench_of_keys).await;
+        close_and_wait(&bench_of_keys).await;
+        assert_eq!(bench_of_keys.count(deadlocks).await, 0);
+    }
+
+    /// Every row takes a millisecond, so that transactions overlap.
+    async fn slow_bench() -> Bench {
+        let bench = bench().await;
+        bench
+            .execute(
+                "CREATE FUNCTION take_time() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                     PERFORM pg_sleep(0.001);
+                     RETURN NEW;
+                 END $$;",
+            )
+            .await;
+        for table in ["events", "refs", "orders", "books", "checks"] {
+            let trigger = "BEFORE INSERT OR UPDATE ON";
+            bench.execute(&format!("CREATE TRIGGER slow {trigger} {table} FOR EACH ROW EXECUTE FUNCTION take_time()")).await;
+        }
+        bench
+    }
+
+    /// Plans are made while the tables are empty, and kept.
+    #[tokio::test]
+    async fn rows_are_found_by_their_keys_from_the_first_batch_on() {
+        const BATCHES: usize = 40;
+        let bench = bench().await;
+        for n in 0..BATCHES {
+            let (id, other) = (format!("pi_{n}"), format!("pi_other_{n}"));
+            let batch = [refund(&format!("evt_r{n}"), &id, "re", 1), refund(&format!("evt_o{n}"), &other, "re", 1)];
+            bench.apply(&batch).await;
+            bench.apply(&[captured(&format!("evt_{n}"), &id, Some("order-1"), 100)]).await;
+            bench.try_apply(&[], &[registration(&format!("order-{n}-2"), Some(&other), 100)], true).await.unwrap();
+            assert!(bench.store.order("order-1").await.unwrap().is_some());
+        }
+        close_and_wait(&bench).await;
+        let scans = "SELECT coalesce(sum(seq_scan), 0)::bigint FROM pg_stat_user_tables
+             WHERE relname IN ('events', 'orders', 'refs', 'parkings', 'transitions', 'checks', 'books')";
+        // Making the indexes scans each table once.
+        let scans = bench.count(scans).await;
+        assert!(scans < i64::try_from(BATCHES).unwrap() / 2, "{scans} whole tables were read");
+    }
+
+    /// A session counts what it did when it ends.
+    async fn close_and_wait(bench: &Bench) {
+        bench.store.close().await;
+        let sessions =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'paybell'";
+        while bench.count(sessions).await > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The server ends the connection inside the commit, and the transaction with it.
@@ -167,6 +231,25 @@ mod postgres {
         bench.store.close().await;
     }
 
+    /// The network swallows everything, or the server hangs: whoever asks is told so, and all is well when it is back.
+    #[tokio::test]
+    async fn a_silent_server_is_unavailable_until_it_speaks_again() {
+        let server = servers::Postgres::start_private().await;
+        let bench = Bench::new(server.database().await).await;
+        bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 100)]).await;
+        server.stop_process();
+        let batch = arrivals(&[captured("evt_2", "pi_2", Some("order-2"), 100)]);
+        let error = bench.try_apply(&batch, &[], true).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        let error = bench.store.order("order-1").await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error:?}");
+        server.continue_process();
+        bench.try_apply(&batch, &[], true).await.unwrap();
+        assert_eq!(bench.count("SELECT count(*) FROM events").await, 2);
+        bench.check_invariants().await;
+        bench.store.close().await;
+    }
+
     /// Payments of three orders and a refund of each payment.
     fn story(payments: usize) -> Vec<PaymentEvent> {
         let payment = |n: usize| {
@@ -235,7 +318,7 @@ mod postgres {
                     server.write_all(asked).await?;
                     let is_commit = asked.windows(6).any(|bytes| bytes == b"COMMIT");
                     if is_commit && state.armed.swap(false, Ordering::SeqCst) {
-                        server.read(&mut answered).await?;
+                        let _answer = server.read(&mut answered).await?;
                         state.cuts.fetch_add(1, Ordering::SeqCst);
                         return Ok(());
                     }

@@ -31,7 +31,7 @@ enum Round {
     More(Wanted),
     Lost,
     /// The connection is of no use any more, and nothing was committed.
-    Broken(sqlx::Error),
+    Broken(StoreError),
     /// The connection is of no use any more, and it broke during the commit.
     InDoubt {
         xid: String,
@@ -59,8 +59,9 @@ pub(super) async fn apply(pool: &PgPool, work: &Work<'_>) -> Result<Applied, Sto
                 sleep(backoff(round, work.ids)).await;
             }
             Round::Broken(error) => {
+                // Not back to the pool, which would wait for an answer of it.
                 drop(connection.detach());
-                return Err(StoreError::Unavailable(error));
+                return Err(error);
             }
             Round::InDoubt { xid, applied, error } => {
                 drop(connection.detach());
@@ -74,32 +75,34 @@ pub(super) async fn apply(pool: &PgPool, work: &Work<'_>) -> Result<Applied, Sto
 }
 
 async fn transact(connection: &mut PgConnection, work: &Work<'_>, wanted: &Wanted) -> Result<Round, StoreError> {
-    let mut transaction = match timeout(COMMIT_TIMEOUT, connection.begin()).await {
-        Ok(Ok(transaction)) => transaction,
-        Ok(Err(error)) => return Ok(Round::Broken(error)),
-        Err(_) => return Ok(Round::Broken(timed_out())),
+    let broken = |error| Ok(Round::Broken(StoreError::Unavailable(error)));
+    let mut transaction = match in_time(COMMIT_TIMEOUT, connection.begin()).await {
+        Ok(transaction) => transaction,
+        Err(error) => return broken(error),
     };
-    let prepared = match timeout(TRANSACTION_TIMEOUT, prepare(&mut transaction, work, wanted)).await {
-        Ok(prepared) => prepared,
-        Err(_) => return Ok(Round::Broken(timed_out())),
+    let Ok(prepared) = timeout(TRANSACTION_TIMEOUT, prepare(&mut transaction, work, wanted)).await else {
+        return broken(timed_out());
     };
-    let (ended, roll_back) = match prepared {
+    let ended = match prepared {
         Ok(Prepared::Written { xid, applied }) => {
-            let error = match timeout(COMMIT_TIMEOUT, transaction.commit()).await {
-                Ok(Ok(())) => return Ok(Round::Done(applied)),
-                Ok(Err(error)) => error,
-                Err(_) => timed_out(),
-            };
-            return Ok(Round::InDoubt { xid, applied, error });
+            return Ok(match in_time(COMMIT_TIMEOUT, transaction.commit()).await {
+                Ok(()) => Round::Done(applied),
+                Err(error) => Round::InDoubt { xid, applied, error },
+            });
         }
-        Ok(Prepared::Nothing(applied)) => (Ok(Round::Done(applied)), transaction.rollback()),
-        Ok(Prepared::More(more)) => (Ok(Round::More(more)), transaction.rollback()),
-        Err(Failure::Lost) => (Ok(Round::Lost), transaction.rollback()),
-        Err(Failure::Store(error)) => (Err(error), transaction.rollback()),
+        Ok(Prepared::Nothing(applied)) => Ok(Round::Done(applied)),
+        Ok(Prepared::More(more)) => Ok(Round::More(more)),
+        Err(Failure::Lost) => Ok(Round::Lost),
+        Err(Failure::Store(error)) => Err(error),
     };
-    // Where this fails nothing was committed either, and the pool meets the broken connection when it gets it back.
-    let _ = timeout(COMMIT_TIMEOUT, roll_back).await;
-    ended
+    match in_time(COMMIT_TIMEOUT, transaction.rollback()).await {
+        Ok(()) => ended,
+        Err(error) => Ok(Round::Broken(ended.err().unwrap_or(StoreError::Unavailable(error)))),
+    }
+}
+
+async fn in_time<T>(limit: Duration, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    timeout(limit, answer).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
 enum Prepared {
@@ -129,11 +132,9 @@ async fn was_committed(pool: &PgPool, xid: &str, error: sqlx::Error) -> Result<b
     for wait in SETTLE_WAITS_MS {
         sleep(Duration::from_millis(wait)).await;
         let status = sqlx::query_scalar("SELECT pg_xact_status($1::text::xid8)").bind(xid).fetch_one(pool);
-        let status: Option<String> = match timeout(COMMIT_TIMEOUT, status).await {
-            Ok(Ok(status)) => status,
-            // Not back yet.
-            Ok(Err(_)) | Err(_) => continue,
-        };
+        // Not back yet: the next question may find it.
+        let Ok(status) = in_time(COMMIT_TIMEOUT, status).await else { continue };
+        let status: Option<String> = status;
         match status.as_deref() {
             Some("committed") => return Ok(true),
             Some("aborted") => return Ok(false),

@@ -7,6 +7,7 @@ use sqlx::{PgConnection, PgTransaction};
 use time::OffsetDateTime;
 
 use super::errors::Failure;
+use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent};
 
@@ -184,7 +185,7 @@ async fn transitions(connection: &mut PgConnection, orders: &[OrderWrite]) -> Re
         .bind(array(&changed, |(_, stored)| &*stored.id))
         .bind(array(&changed, |(_, stored)| stored.version))
         .bind(array(&changed, |(transition, _)| transition.id))
-        .bind(array(&changed, |(transition, _)| transition.from.map(|status| status.as_str())))
+        .bind(array(&changed, |(transition, _)| transition.from.map(OrderStatus::as_str)))
         .bind(array(&changed, |(transition, _)| transition.to.as_str()))
         .bind(array(&changed, |(transition, _)| OffsetDateTime::from(transition.at)))
         .bind(views)

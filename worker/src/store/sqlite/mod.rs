@@ -1,4 +1,4 @@
-//! The store in one SQLite file: durable, for one machine.
+//! The store in one `SQLite` file: durable, for one machine.
 //!
 //! One writer at a time, so nothing has to be locked row by row: the plan is read and written row by row with prepared
 //! statements inside one transaction. Readers see the last commit and wait for nobody (WAL).

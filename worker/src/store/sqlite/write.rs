@@ -5,6 +5,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Sqlite, query};
 
 use super::classify;
+use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent};
 
@@ -127,7 +128,7 @@ async fn order(connection: &mut SqliteConnection, write: &OrderWrite) -> Result<
     .bind(&*stored.id)
     .bind(stored.version)
     .bind(transition.id)
-    .bind(transition.from.map(|status| status.as_str()))
+    .bind(transition.from.map(OrderStatus::as_str))
     .bind(transition.to.as_str())
     .bind(transition.at.millis())
     .bind(&*view);
