@@ -175,9 +175,9 @@ pub struct ConfiguredAccount {
 pub enum ConfigError {
     #[error("the configuration {path} cannot be read")]
     Read { path: String, source: std::io::Error },
-    /// The line's text is left out: it may hold a secret.
-    #[error("the configuration {path}, line {line}: {problem}")]
-    Syntax { path: String, line: usize, problem: String },
+    /// Of the line only the key is shown: its value may be a secret.
+    #[error("the configuration {path}, line {line}{}: {problem}", .key.as_ref().map(|key| format!(", {key}")).unwrap_or_default())]
+    Syntax { path: String, line: usize, key: Option<String>, problem: String },
     #[error("{setting}: {problem}")]
     Setting { setting: String, problem: String },
     #[error("{setting}")]
@@ -333,7 +333,8 @@ impl Config {
         let syntax = |error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
-            ConfigError::Syntax { path: shown.to_owned(), line, problem: without_values(error.message()) }
+            let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim().to_owned());
+            ConfigError::Syntax { path: shown.to_owned(), line, key, problem: without_values(error.message()) }
         };
         // From the text itself and not from the table, so that an error knows its line.
         let mut file: File = toml::from_str(text).map_err(syntax)?;
@@ -427,8 +428,15 @@ impl File {
     fn check(self) -> Result<Config, ConfigError> {
         self.limits.check()?;
         check_url("[queue] url", &self.queue.url, &["amqp", "amqps", "sqlite"])?;
-        check_url("[store] url", &self.store.url, &["postgres", "sqlite"])?;
+        check_url("[store] url", &self.store.url, &["postgres", "postgresql", "sqlite"])?;
         check_url("[seen] url", &self.seen.url, &["redis", "rediss", "memory"])?;
+        let file = |url: &str| url.split('?').next().filter(|path| path.starts_with("sqlite:")).map(str::to_owned);
+        if file(&self.queue.url).is_some_and(|queue| file(&self.store.url) == Some(queue)) {
+            return Err(ConfigError::Setting {
+                setting: "[store] url".to_owned(),
+                problem: "is the queue's file: each needs one of its own".to_owned(),
+            });
+        }
         if let Some(url) = &self.ingress.public_url {
             check_url("[ingress] public_url", url, &["https", "http"])?;
         }

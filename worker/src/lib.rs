@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use paybell_shared::clock::Clock;
-use paybell_shared::config::{Config, Registration};
+use paybell_shared::config::{Config, ConfigError, Registration};
 use paybell_shared::ops::Check;
 use paybell_shared::psp::Account;
 use paybell_shared::queue::Queue;
@@ -57,7 +57,10 @@ pub struct Started {
 /// # Errors
 /// A setting cannot be used, or the API's address cannot be had.
 pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdown: &Shutdown) -> anyhow::Result<Started> {
-    anyhow::ensure!(!config.api.tokens.is_empty(), "[api] token: is missing; without one nobody could use the internal API");
+    if config.api.tokens.is_empty() {
+        let problem = "is missing; without one nobody could use the internal API".to_owned();
+        return Err(ConfigError::Setting { setting: "[api] token".to_owned(), problem }.into());
+    }
     let seen = seen::connect(&config.seen.url)?;
     let listen = config.api.listen;
     let listener = serve::bind(listen).with_context(|| format!("[api] listen: {listen} cannot be had"))?;

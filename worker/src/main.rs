@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use clap::Parser;
 use paybell_shared::clock::SystemClock;
-use paybell_shared::config::Config;
+use paybell_shared::config::{Config, ConfigError};
 use paybell_shared::shutdown::Shutdown;
 use paybell_shared::{ops, queue, serve, telemetry};
 
@@ -47,7 +47,7 @@ async fn main() -> ExitCode {
     }
     run(&config).await.unwrap_or_else(|error| {
         eprintln!("paybell-worker: {error:#}");
-        ExitCode::FAILURE
+        if error.is::<ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
     })
 }
 

@@ -135,28 +135,24 @@ impl AmqpPublisher {
         let (verdict, receiver) = oneshot::channel();
         let mut job = Job { route, body: message.body.clone(), properties, verdict };
         let first = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut refusal = PublishError::Closed("there is no lane".to_owned());
+        let mut refusal = (0, PublishError::Closed("there is no lane".to_owned()));
         for offset in 0..self.lanes.len() {
             let lane = &self.lanes[first.wrapping_add(offset) % self.lanes.len()];
-            if let Some(reason) = refusal_of(&lane.state.borrow()) {
-                // Of several reasons the one that says most: a full lane is up, a blocked one connected.
-                if !matches!(refusal, PublishError::Full) && !matches!(reason, PublishError::Closed(_))
-                    || matches!(refusal, PublishError::Closed(_))
-                {
-                    refusal = reason;
-                }
+            let state = lane.state.borrow().clone();
+            if let Some(reason) = refusal_of(&state) {
+                refusal = refusal_that_says_most(refusal, (weight(&state), reason));
                 continue;
             }
             match lane.inbox.try_send(job) {
                 Ok(()) => return Ok(receiver),
                 Err(mpsc::error::TrySendError::Full(back)) => {
-                    refusal = PublishError::Full;
+                    refusal = (weight(&Health::Up), PublishError::Full);
                     job = back;
                 }
                 Err(mpsc::error::TrySendError::Closed(back)) => job = back,
             }
         }
-        Err(refusal)
+        Err(refusal.1)
     }
 }
 
@@ -179,6 +175,20 @@ fn refusal_of(state: &Health) -> Option<PublishError> {
         Health::Down(reason) => Some(PublishError::Closed(reason.clone())),
         Health::Starting => Some(PublishError::Closed("not connected yet".to_owned())),
     }
+}
+
+/// How much a lane's state says of why nothing is taken: one that is up (and full) most, one that never was, least.
+const fn weight(state: &Health) -> u8 {
+    match state {
+        Health::Starting => 1,
+        Health::Down(_) => 2,
+        Health::Blocked(_) => 3,
+        Health::Up => 4,
+    }
+}
+
+fn refusal_that_says_most(one: (u8, PublishError), other: (u8, PublishError)) -> (u8, PublishError) {
+    if other.0 > one.0 { other } else { one }
 }
 
 /// The lanes' states in one.
