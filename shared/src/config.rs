@@ -184,6 +184,11 @@ pub enum ConfigError {
     Secret { setting: String, source: SecretError },
 }
 
+/// Keys whose values have a form. Only these are repeated in an error: what stands before a `=` may be part of a secret, if
+/// a string goes over several lines.
+const KEYS_THAT_MAY_BE_MALFORMED: [&str; 9] =
+    ["listen", "ops_listen", "trusted_proxies", "consume", "scopes", "registration", "mode", "allow_from", "tolerance_s"];
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
@@ -333,7 +338,8 @@ impl Config {
         let syntax = |error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = 1 + before.bytes().filter(|byte| *byte == b'\n').count();
-            let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim().to_owned());
+            let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+            let key = key.filter(|key| KEYS_THAT_MAY_BE_MALFORMED.contains(key)).map(str::to_owned);
             ConfigError::Syntax { path: shown.to_owned(), line, key, problem: without_values(error.message()) }
         };
         // From the text itself and not from the table, so that an error knows its line.
