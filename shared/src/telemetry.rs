@@ -31,6 +31,25 @@ pub const HTTP_PANICS_TOTAL: &str = "paybell_http_panics_total";
 /// What HTTP refused before a handler saw it, by [`SERVER`] and [`REASON`].
 pub const HTTP_REFUSALS_TOTAL: &str = "paybell_http_refusals_total";
 
+/// Events by [`PSP`] and [`OUTCOME`]; `duplicate` is none of the inbox's outcomes.
+pub const EVENTS_TOTAL: &str = "paybell_events_total";
+/// From a webhook's acceptance at the ingress to the commit of what it says.
+pub const EVENT_LAG_SECONDS: &str = "paybell_event_lag_seconds";
+/// Parked events that found their order.
+pub const EVENTS_WOKEN_TOTAL: &str = "paybell_events_woken_total";
+/// Visible changes of orders.
+pub const ORDER_TRANSITIONS_TOTAL: &str = "paybell_order_transitions_total";
+/// Deliveries in a batch.
+pub const BATCH_DELIVERIES: &str = "paybell_batch_deliveries";
+/// Pauses of consumption because the database was away.
+pub const CONSUME_PAUSES_TOTAL: &str = "paybell_consume_pauses_total";
+/// Deliveries looked up among those seen before, by [`OUTCOME`]: hit or miss.
+pub const SEEN_TOTAL: &str = "paybell_seen_total";
+/// Requests to Redis by [`OUTCOME`]: ok, failed, or skipped while it is left alone.
+pub const SEEN_REQUESTS_TOTAL: &str = "paybell_seen_requests_total";
+/// Payments asked about, by [`PSP`] and [`OUTCOME`]: changed, same or failed.
+pub const RECONCILE_LOOKS_TOTAL: &str = "paybell_reconcile_looks_total";
+
 pub const PSP: &str = "psp";
 pub const ACCOUNT: &str = "account";
 pub const OUTCOME: &str = "outcome";
@@ -92,6 +111,19 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(HTTP_CONNECTIONS, "Open connections.");
     describe_counter!(HTTP_PANICS_TOTAL, "Requests that ended in a panic.");
     describe_counter!(HTTP_REFUSALS_TOTAL, "Requests that were refused before a handler saw them.");
+    describe_counter!(EVENTS_TOTAL, "Events by PSP and outcome; duplicate is none of the inbox's outcomes.");
+    describe_histogram!(
+        EVENT_LAG_SECONDS,
+        Unit::Seconds,
+        "From a webhook's acceptance at the ingress to the commit of what it says."
+    );
+    describe_counter!(EVENTS_WOKEN_TOTAL, "Parked events that found their order.");
+    describe_counter!(ORDER_TRANSITIONS_TOTAL, "Visible changes of orders.");
+    describe_histogram!(BATCH_DELIVERIES, "Deliveries in a batch.");
+    describe_counter!(CONSUME_PAUSES_TOTAL, "Pauses of consumption because the database was away.");
+    describe_counter!(SEEN_TOTAL, "Deliveries looked up among those seen before, by outcome: hit or miss.");
+    describe_counter!(SEEN_REQUESTS_TOTAL, "Requests to Redis by outcome: ok, failed, or skipped while it is left alone.");
+    describe_counter!(RECONCILE_LOOKS_TOTAL, "Payments asked about, by PSP and outcome: changed, same or failed.");
     Ok(handle)
 }
 

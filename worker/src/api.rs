@@ -1,6 +1,6 @@
 //! The internal API: the shop registers orders and asks where they stand.
 //!
-//! One route a function; the OpenAPI description is generated from them. Every request carries a bearer token.
+//! One route a function; their description (`GET /v1/openapi.json`) is generated from them. Every request carries a bearer token.
 
 mod problem;
 mod wire;
@@ -63,7 +63,6 @@ impl utoipa::Modify for BearerToken {
 }
 
 /// The API's routes; 503 until `context` is set.
-#[must_use]
 pub fn router(context: Answering, tokens: Vec<ApiToken>) -> Router {
     let state = ApiState { context, tokens: tokens.into() };
     let (router, description) = documented().split_for_parts();

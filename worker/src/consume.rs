@@ -13,6 +13,10 @@ use paybell_shared::psp::{Account, Proof};
 use paybell_shared::queue::cloudevents::EnvelopeError;
 use paybell_shared::queue::{Consumer, Delivery, Disposition, Tag};
 use paybell_shared::shutdown::Shutdown;
+use paybell_shared::telemetry::{
+    BATCH_DELIVERIES, CONSUME_PAUSES_TOTAL, EVENT_LAG_SECONDS, EVENTS_TOTAL, EVENTS_WOKEN_TOTAL, ORDER_TRANSITIONS_TOTAL,
+    OUTCOME, PSP, SEEN_TOTAL,
+};
 use uuid::Uuid;
 
 use crate::ids::Ids;
@@ -28,7 +32,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const QUEUE_PAUSE: Duration = Duration::from_millis(200);
 /// How long a batch is held while the database is away, before it is given back. RabbitMQ closes the channel of whoever
 /// holds a delivery for 30 minutes.
-const HOLD_MAX: Duration = Duration::from_secs(600);
+const HOLD_MAX: Duration = Duration::from_mins(10);
 
 /// What every step needs.
 pub struct Context {
@@ -75,11 +79,11 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
     let mut candidates = Vec::with_capacity(envelopes.len());
     for ((tag, marker, envelope, account), known) in envelopes.into_iter().zip(known) {
         if known {
-            metrics::counter!("paybell_seen_total", "outcome" => "hit").increment(1);
+            metrics::counter!(SEEN_TOTAL, OUTCOME => "hit").increment(1);
             settled.push((tag, Disposition::Done));
             continue;
         }
-        metrics::counter!("paybell_seen_total", "outcome" => "miss").increment(1);
+        metrics::counter!(SEEN_TOTAL, OUTCOME => "miss").increment(1);
         // Adapters never panic (invariant I7); if one does, it costs its own delivery and not the worker.
         match catch_unwind(AssertUnwindSafe(|| Arrival::of_webhook(&envelope, &account))) {
             Ok(arrival) => candidates.push(Candidate { tag, marker, arrival }),
@@ -156,18 +160,18 @@ async fn apply(context: &Context, candidates: Vec<Candidate>, settled: &mut Vec<
 fn report(context: &Context, arrivals: &[Arrival], applied: &Applied) {
     for (key, outcome) in &applied.events {
         let outcome = outcome.map_or("duplicate", Outcome::as_str);
-        metrics::counter!("paybell_events_total", "psp" => Arc::clone(&key.psp), "outcome" => outcome).increment(1);
+        metrics::counter!(EVENTS_TOTAL, PSP => Arc::clone(&key.psp), OUTCOME => outcome).increment(1);
         if outcome == Outcome::Quarantined.as_str() {
             tracing::error!(event = "event.applied", psp = &*key.psp, account = &*key.account, event_id = key.event_id, outcome);
         } else {
             tracing::info!(event = "event.applied", psp = &*key.psp, account = &*key.account, event_id = key.event_id, outcome);
         }
     }
-    metrics::counter!("paybell_order_transitions_total").increment(applied.transitions as u64);
-    metrics::counter!("paybell_events_woken_total").increment(applied.woken as u64);
+    metrics::counter!(ORDER_TRANSITIONS_TOTAL).increment(applied.transitions as u64);
+    metrics::counter!(EVENTS_WOKEN_TOTAL).increment(applied.woken as u64);
     let now = context.clock.now();
     for body in arrivals.iter().filter_map(|arrival| arrival.body.as_ref()) {
-        metrics::histogram!("paybell_event_lag_seconds").record(now.since(body.received_at).as_secs_f64());
+        metrics::histogram!(EVENT_LAG_SECONDS).record(now.since(body.received_at).as_secs_f64());
     }
 }
 
@@ -194,7 +198,7 @@ pub async fn run(
                 continue;
             }
         };
-        metrics::histogram!("paybell_batch_deliveries").record(deliveries.len() as f64);
+        metrics::histogram!(BATCH_DELIVERIES).record(f64::from(u32::try_from(deliveries.len()).unwrap_or(u32::MAX)));
         let settlements = step_until_decided(&context, &deliveries, &shutdown).await?;
         if let Err(error) = consumer.settle(settlements).await {
             tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not settled: these deliveries come again");
@@ -221,7 +225,7 @@ async fn step_until_decided(
                     pause_ms = pause.as_millis(),
                     "consumption pauses"
                 );
-                metrics::counter!("paybell_consume_pauses_total").increment(1);
+                metrics::counter!(CONSUME_PAUSES_TOTAL).increment(1);
             }
         }
         wait(pause, shutdown).await;
@@ -239,7 +243,7 @@ async fn step_until_decided(
 async fn check_epoch(context: &Context) -> anyhow::Result<()> {
     match context.store.epoch().await {
         Ok(epoch) => {
-            anyhow::ensure!(epoch == context.epoch, "the database has a new epoch: it was restored; start the worker anew")
+            anyhow::ensure!(epoch == context.epoch, "the database has a new epoch: it was restored; start the worker anew");
         }
         // Still away: the next step says so.
         Err(error) => tracing::debug!(error = format!("{:#}", anyhow::Error::new(error)), "the epoch is not known"),

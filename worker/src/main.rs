@@ -16,6 +16,7 @@ use paybell_shared::{ops, queue, serve, telemetry};
 /// process does. Operators find /livez, /readyz and /metrics at [worker] ops_listen. SIGTERM finishes the batch in hand,
 /// then exits 0.
 #[derive(Parser)]
+#[expect(clippy::doc_markdown, reason = "what a terminal shows, not what rustdoc does")]
 #[command(
     version,
     after_help = "Any setting can also be given as PAYBELL_<TABLE>_<KEY>, for example PAYBELL_STORE_URL.\n\

@@ -587,13 +587,11 @@ fn observe<S: Copy + Ord>(
     amount: Money,
 ) -> bool {
     let seen = Observation { version, state, amount };
-    match histories.get_mut(id) {
-        Some(history) => history.add(seen),
-        None => {
-            histories.insert(id.to_owned(), History(vec![seen]));
-            true
-        }
+    if let Some(history) = histories.get_mut(id) {
+        return history.add(seen);
     }
+    histories.insert(id.to_owned(), History(vec![seen]));
+    true
 }
 
 /// Raises a register to `value` if that is higher; `true` if it was.

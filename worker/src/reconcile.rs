@@ -13,6 +13,7 @@ use paybell_shared::clock::Timestamp;
 use paybell_shared::event::PaymentEvent;
 use paybell_shared::psp::{Account, AskError, Asked, ReadError, Unread};
 use paybell_shared::shutdown::Shutdown;
+use paybell_shared::telemetry::{OUTCOME, PSP, RECONCILE_LOOKS_TOTAL};
 use tokio::sync::Semaphore;
 
 use crate::consume::Context;
@@ -24,7 +25,7 @@ use crate::transport::{PspTransport, TransportError};
 /// Payments leased at a time.
 const LEASED_MAX: u32 = 20;
 /// Longer than all the requests about one payment may take, so that no one else asks meanwhile.
-const LEASE: Duration = Duration::from_secs(300);
+const LEASE: Duration = Duration::from_mins(5);
 /// Requests at a time to one account.
 const CONCURRENT_PER_ACCOUNT: usize = 2;
 /// Pages of one answer: 100 refunds a page, and nobody refunds one payment a thousand times.
@@ -32,8 +33,8 @@ const PAGES_MAX: usize = 10;
 /// How long to wait if nothing is due.
 const IDLE: Duration = Duration::from_secs(1);
 /// Between looks at a payment that has not changed: doubled from the shortest to the longest.
-const NEXT_LOOK_MIN: Duration = Duration::from_secs(60);
-const NEXT_LOOK_MAX: Duration = Duration::from_secs(24 * 3600);
+const NEXT_LOOK_MIN: Duration = Duration::from_mins(1);
+const NEXT_LOOK_MAX: Duration = Duration::from_hours(24);
 
 /// What reconciliation needs beside the write path.
 pub struct Reconciler {
@@ -142,7 +143,7 @@ async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, Store
             (Looked::Failed, check.order_status, "failed")
         }
     };
-    metrics::counter!("paybell_reconcile_looks_total", "psp" => Arc::clone(&check.account.psp), "outcome" => result).increment(1);
+    metrics::counter!(RECONCILE_LOOKS_TOTAL, PSP => Arc::clone(&check.account.psp), OUTCOME => result).increment(1);
     let next = next_look(order_status, check.looks, context.clock.now());
     context.store.finish_check(check, next, result).await?;
     Ok(looked)

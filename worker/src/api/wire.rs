@@ -86,6 +86,7 @@ pub struct Review {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the API's word is `payment_id`")]
 pub struct Payment {
     pub psp: String,
     pub account: String,

@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, IntoConnectionInfo, RedisError};
 
+use paybell_shared::telemetry::{OUTCOME, SEEN_REQUESTS_TOTAL};
+
 use super::{Marker, SeenEvents};
 
 /// What a look may cost. A batch's transaction takes a few milliseconds; a shortcut that takes longer is none.
@@ -16,7 +18,7 @@ const FAILURES_MAX: u32 = 3;
 /// For how long.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Nearly all redeliveries come within three days (Stripe's retries end there); later ones are the database's.
-const MARKER_TTL: Duration = Duration::from_secs(72 * 3600);
+const MARKER_TTL: Duration = Duration::from_hours(72);
 
 /// Redis, with a budget and a circuit breaker: without them, a dead server blocks each call for seconds.
 pub struct Redis {
@@ -50,19 +52,19 @@ impl Redis {
     async fn ask<T>(&self, question: impl Future<Output = Result<T, RedisError>>) -> Option<T> {
         let now_ms = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
         if now_ms < self.paused_until_ms.load(Ordering::Relaxed) {
-            metrics::counter!("paybell_seen_requests_total", "outcome" => "skipped").increment(1);
+            metrics::counter!(SEEN_REQUESTS_TOTAL, OUTCOME => "skipped").increment(1);
             return None;
         }
         let problem = match tokio::time::timeout(BUDGET, question).await {
             Ok(Ok(answer)) => {
                 self.failures.store(0, Ordering::Relaxed);
-                metrics::counter!("paybell_seen_requests_total", "outcome" => "ok").increment(1);
+                metrics::counter!(SEEN_REQUESTS_TOTAL, OUTCOME => "ok").increment(1);
                 return Some(answer);
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {} ms", BUDGET.as_millis()),
         };
-        metrics::counter!("paybell_seen_requests_total", "outcome" => "failed").increment(1);
+        metrics::counter!(SEEN_REQUESTS_TOTAL, OUTCOME => "failed").increment(1);
         if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX {
             self.failures.store(0, Ordering::Relaxed);
             self.paused_until_ms.store(now_ms + i64::try_from(PAUSE.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);

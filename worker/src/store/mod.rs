@@ -369,6 +369,7 @@ impl ConnectError {
 ///
 /// # Errors
 /// The URL is of no backend, the database is away, or its schema cannot be migrated.
+#[must_use]
 pub fn connect(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectError>> {
     // Boxed, so that the compiler sees here, where it can, that what awaits it may be sent to another thread.
     Box::pin(async move {
