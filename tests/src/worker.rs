@@ -18,9 +18,7 @@ use paybell_shared::queue::{Delivery, Message, Tag};
 use paybell_worker::consume::Context;
 use paybell_worker::ids::Ids;
 use paybell_worker::order::{AccountKey, OrderStatus};
-use paybell_worker::store::{
-    Applied, Balance, DueCheck, Registered, Registration, Store, StoreError, StoredOrder, Work,
-};
+use paybell_worker::store::{Applied, Balance, DueCheck, Registered, Registration, Store, StoreError, StoredOrder, Work};
 use paybell_worker::{seen, store};
 use uuid::Uuid;
 

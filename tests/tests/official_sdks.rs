@@ -76,8 +76,7 @@ async fn what_the_official_sdks_sign_is_accepted_and_what_was_altered_is_refused
 }
 
 fn webhook(psp: SimulatedPsp, event_type: &str, order_id: &str, at: i64) -> Webhook {
-    let situation =
-        Situation { order_id, amount: 4999, currency: "EUR", part: None, ending: None, livemode: false, at, salt: 1 };
+    let situation = Situation { order_id, amount: 4999, currency: "EUR", part: None, ending: None, livemode: false, at, salt: 1 };
     psp.staged(event_type, &situation).unwrap()
 }
 
