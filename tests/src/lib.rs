@@ -1,7 +1,8 @@
-//! What the tests across processes share: private servers, our services as processes, a shop, conformance suites, and the
-//! benchmarks.
+//! What the tests across processes share: private servers, our services as processes, a shop, the worker's
+//! parts in this process, conformance suites, and the benchmarks.
 
 pub mod bench;
 pub mod conformance;
 pub mod servers;
 pub mod shop;
+pub mod worker;

@@ -63,7 +63,13 @@ impl Shop {
     /// `ingress` and `worker` may be the same process.
     #[must_use]
     pub fn of(ingress: &Service, worker: &Service) -> Self {
-        Self { http: http_client(), webhooks: ingress.webhooks_url().into(), api: worker.api_url().into() }
+        Self::at(&ingress.webhooks_url(), &worker.api_url())
+    }
+
+    /// By the URLs of ingress and internal API, without a path.
+    #[must_use]
+    pub fn at(webhooks: &str, api: &str) -> Self {
+        Self { http: http_client(), webhooks: webhooks.into(), api: api.into() }
     }
 
     /// Sends a webhook, signed now; `None` if there was no answer.

@@ -1,0 +1,174 @@
+//! The worker's parts in this process: what a step needs, deliveries as the ingress makes them, and a store that fails when
+//! told.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use http::{HeaderMap, HeaderValue};
+use paybell::simulator::{SimulatedPsp, Webhook};
+use paybell_shared::clock::{Clock, SystemClock, Timestamp};
+use paybell_shared::config::Config;
+use paybell_shared::envelope::Envelope;
+use paybell_shared::money::{Currency, Money};
+use paybell_shared::psp::{Account, WebhookRequest};
+use paybell_shared::queue::{Delivery, Message, Tag};
+use paybell_worker::consume::Context;
+use paybell_worker::ids::Ids;
+use paybell_worker::order::{AccountKey, OrderStatus};
+use paybell_worker::store::{Applied, Balance, DueCheck, Registered, Registration, Store, StoreError, StoredOrder, Work};
+use paybell_worker::{seen, store};
+use uuid::Uuid;
+
+use crate::shop::STRIPE_SECRET;
+
+/// A configuration from its text.
+///
+/// # Panics
+/// It is wrong.
+#[must_use]
+pub fn config(text: &str) -> Config {
+    Config::parse(text, "a test's", std::iter::empty()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What a step needs, with a memory of its own and all accounts of the configuration.
+///
+/// # Panics
+/// The store does not answer.
+pub async fn context(store: Arc<dyn store::Store>, clock: Arc<dyn Clock>, accounts: Vec<Arc<Account>>) -> Context {
+    let epoch = store.epoch().await.expect("the store answers");
+    let accounts: HashMap<AccountKey, Arc<Account>> = accounts.into_iter().map(|account| (key_of(&account), account)).collect();
+    let first_look = accounts.iter().map(|(key, account)| (key.clone(), account.psp.profile().usual_delay)).collect();
+    Context {
+        store,
+        seen: seen::connect("memory:").expect("a memory needs nothing"),
+        accounts,
+        clock,
+        ids: Ids::random(),
+        epoch,
+        events_create_orders: true,
+        first_look,
+    }
+}
+
+#[must_use]
+pub fn key_of(account: &Account) -> AccountKey {
+    AccountKey { psp: Arc::clone(&account.psp_id), account: Arc::clone(&account.name) }
+}
+
+/// The accounts of a configuration.
+#[must_use]
+pub fn accounts(text: &str) -> Vec<Arc<Account>> {
+    config(text).accounts.into_iter().map(|configured| configured.account).collect()
+}
+
+/// Registers an order over an amount in EUR, paid by this payment.
+///
+/// # Panics
+/// It is refused.
+pub async fn register(context: &Context, account: &Account, order_id: &str, payment_id: &str, amount: i64) -> StoredOrder {
+    let registrations = [Registration {
+        order_id: order_id.to_owned(),
+        account: key_of(account),
+        payment_id: Some(payment_id.to_owned()),
+        expected: Money::new(amount, Currency::parse("EUR").expect("a currency")),
+        expires_at: None,
+    }];
+    let work = Work {
+        arrivals: &[],
+        registrations: &registrations,
+        events_create_orders: true,
+        now: context.clock.now(),
+        ids: &context.ids,
+        first_look: &context.first_look,
+    };
+    match context.store.apply(&work).await.expect("the store answers").registrations.remove(0) {
+        Registered::Created(order) | Registered::Updated(order) => *order,
+        Registered::Refused(conflict) => panic!("{order_id} is refused: {conflict}"),
+    }
+}
+
+/// What the ingress puts on the queue for a webhook of Stripe's, signed now.
+///
+/// # Panics
+/// It is not accepted.
+#[must_use]
+pub fn message(account: &Account, webhook: &Webhook) -> Message {
+    let now = SystemClock.now();
+    let mut headers = HeaderMap::new();
+    for (name, value) in SimulatedPsp::Stripe.sign(STRIPE_SECRET, webhook, now.seconds()).expect("a Stripe secret signs") {
+        headers.insert(name, HeaderValue::try_from(value).expect("a header"));
+    }
+    let request = WebhookRequest { headers: &headers, body: &webhook.body, token: None };
+    let verified = account.psp.verify(&request, &account.keys, now).expect("what is signed is accepted");
+    Envelope::new(account, verified, now, webhook.body.clone(), None).into()
+}
+
+/// The delivery of a message for the first time.
+#[must_use]
+pub fn delivery(number: u64, message: Message) -> Delivery {
+    Delivery { tag: Tag { generation: 1, number }, attempt: 1, redelivered: false, message }
+}
+
+/// Tells which work a store fails, and how.
+pub type Fault = Box<dyn Fn(&Work<'_>) -> Option<StoreError> + Send + Sync>;
+
+/// A store that fails the work that it is told to, and does the rest.
+pub struct FailingStore {
+    store: Arc<dyn Store>,
+    fault: Fault,
+    works: AtomicUsize,
+}
+
+impl FailingStore {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, fault: Fault) -> Arc<Self> {
+        Arc::new(Self { store, fault, works: AtomicUsize::new(0) })
+    }
+
+    /// How many pieces of work it was given, failed ones too.
+    pub fn works(&self) -> usize {
+        self.works.load(Ordering::SeqCst)
+    }
+}
+
+#[async_trait]
+impl Store for FailingStore {
+    async fn epoch(&self) -> Result<Uuid, StoreError> {
+        self.store.epoch().await
+    }
+
+    async fn apply(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
+        self.works.fetch_add(1, Ordering::SeqCst);
+        match (self.fault)(work) {
+            Some(error) => Err(error),
+            None => self.store.apply(work).await,
+        }
+    }
+
+    async fn order(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+        self.store.order(id).await
+    }
+
+    async fn orders(&self, status: Option<OrderStatus>, after: Option<&str>, limit: u32) -> Result<Vec<StoredOrder>, StoreError> {
+        self.store.orders(status, after, limit).await
+    }
+
+    async fn balance(&self) -> Result<Balance, StoreError> {
+        self.store.balance().await
+    }
+
+    async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
+        self.store.lease_checks(now, lease, token, limit).await
+    }
+
+    async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
+        self.store.finish_check(check, next_check_at, result).await
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}

@@ -1,0 +1,128 @@
+//! Webhooks signed by the PSPs' official SDKs are accepted, and refused once anything of them is altered.
+//!
+//! `tests/run` installs the SDKs (`tests/sdk/requirements.txt`) for Python under the target folder.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use paybell::simulator::stripe::Situation;
+use paybell::simulator::{SimulatedPsp, Webhook};
+use paybell_shared::clock::{Clock as _, SystemClock};
+use paybell_tests::servers::process::Service;
+use paybell_tests::servers::{http_client, temporary_folder};
+use paybell_tests::shop::{STRIPE_SECRET, Shop, configuration};
+use reqwest::StatusCode;
+use serde_json::json;
+
+/// By name, in lower case.
+type Headers = BTreeMap<String, String>;
+
+/// The base64 of 24 bytes: the shortest key that Standard Webhooks has.
+const STANDARD_SECRET: &str = "whsec_dGhlLXRlc3RzLW93bi1zZWNyZXQtMDEy";
+/// Beyond the tolerance of 300 s, however slow the test.
+const STALE_S: i64 = 400;
+
+const SDKS: [(SimulatedPsp, &str, &str, &str); 2] = [
+    (SimulatedPsp::Stripe, "stripe", STRIPE_SECRET, "payment_intent.succeeded"),
+    (SimulatedPsp::StandardWebhooks, "standardwebhooks", STANDARD_SECRET, "payment.captured"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_official_sdks_sign_is_accepted_and_what_was_altered_is_refused() {
+    let folder = temporary_folder("sdks").unwrap();
+    let file = |name: &str| format!("sqlite:{}", folder.join(name).display());
+    let standard = format!("[[psp]]\nid = \"standard-webhooks\"\nmode = \"test\"\nsecrets = [{STANDARD_SECRET:?}]\n");
+    let serve = Service::serve(&(configuration(&file("queue.db"), &file("store.db"), "memory:") + &standard)).await;
+    let shop = Shop::of(&serve, &serve);
+    let (accepted, refused) = (StatusCode::OK, StatusCode::UNAUTHORIZED);
+    for (psp, sdk, secret, event_type) in SDKS {
+        let now = SystemClock.now().seconds();
+        // Not ASCII, so that bytes and characters differ.
+        let order_id = format!("ord-{sdk}-é€☃");
+        let webhook = webhook(psp, event_type, &order_id, now);
+        let send = async |headers: &Headers, body: &[u8]| {
+            let url = format!("{}/webhooks/{}", serve.webhooks_url(), psp.id());
+            let request = http_client().post(url).header("content-type", "application/json").body(body.to_vec());
+            let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+            request.send().await.unwrap().status()
+        };
+        let signed = sign(sdk, secret, &webhook, now);
+
+        for position in [0, webhook.body.len() / 2, webhook.body.len() - 1] {
+            let mut body = webhook.body.to_vec();
+            body[position] ^= 1;
+            assert_eq!(send(&signed, &body).await, refused, "{sdk}: byte {position} was altered");
+        }
+        assert_eq!(send(&with_other_signature(&signed), &webhook.body).await, refused, "{sdk}: the signature was altered");
+        assert_eq!(send(&with_other_time(&signed, now), &webhook.body).await, refused, "{sdk}: the time was altered");
+        for at in [now - STALE_S, now + STALE_S] {
+            assert_eq!(send(&sign(sdk, secret, &webhook, at), &webhook.body).await, refused, "{sdk}: signed at {at}, not {now}");
+        }
+        let foreign = sign(sdk, "whsec_c29tZWJvZHktZWxzZXMtc2VjcmV0LTAx", &webhook, now);
+        assert_eq!(send(&foreign, &webhook.body).await, refused, "{sdk}: somebody else's secret");
+
+        assert_eq!(send(&signed, &webhook.body).await, accepted, "{sdk}: as it was signed");
+        let path = url::form_urlencoded::byte_serialize(order_id.as_bytes()).collect::<String>();
+        assert_eq!(shop.until(&path, "paid").await["id"], order_id);
+    }
+    // Of all that was sent, one webhook of each.
+    shop.until_counted("applied", i64::try_from(SDKS.len()).unwrap()).await;
+    drop(serve);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+fn webhook(psp: SimulatedPsp, event_type: &str, order_id: &str, at: i64) -> Webhook {
+    let situation = Situation { order_id, amount: 4999, currency: "EUR", part: None, ending: None, livemode: false, at, salt: 1 };
+    psp.staged(event_type, &situation).unwrap()
+}
+
+fn with_other_signature(signed: &Headers) -> Headers {
+    let mut altered = signed.clone();
+    if let Some(signature) = altered.get_mut("webhook-signature") {
+        let mut mac = STANDARD.decode(signature.strip_prefix("v1,").unwrap()).unwrap();
+        mac[0] ^= 1;
+        *signature = format!("v1,{}", STANDARD.encode(mac));
+    } else {
+        let signature = altered.get_mut("stripe-signature").unwrap();
+        let last = signature.pop().unwrap();
+        signature.push(if last == '0' { '1' } else { '0' });
+    }
+    altered
+}
+
+fn with_other_time(signed: &Headers, now: i64) -> Headers {
+    let (from, to) = (now.to_string(), (now - 1).to_string());
+    signed
+        .iter()
+        .map(|(name, value)| {
+            let bears_time = name == "stripe-signature" || name == "webhook-timestamp";
+            (name.clone(), if bears_time { value.replace(&from, &to) } else { value.clone() })
+        })
+        .collect()
+}
+
+/// The headers that the SDK makes.
+fn sign(sdk: &str, secret: &str, webhook: &Webhook, at: i64) -> Headers {
+    let body = std::str::from_utf8(&webhook.body).unwrap();
+    let call = json!({ "sdk": sdk, "secret": secret, "id": webhook.id, "timestamp": at, "body": body });
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/sign.py");
+    let command = &mut Command::new(python());
+    let mut process = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // The process reads one line before it writes one: neither waits for the other.
+    writeln!(process.stdin.take().unwrap(), "{call}").unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert!(output.status.success(), "the SDK {sdk} did not sign: see its error above");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The Python that has the SDKs: beside the folder of the profile, wherever the target folder is.
+fn python() -> PathBuf {
+    let executable = std::env::current_exe().unwrap();
+    let candidates = executable.ancestors().skip(1).take(4).map(|folder| folder.join("sdk/bin/python"));
+    let found = candidates.into_iter().find(|python| python.is_file());
+    found.expect("the official SDKs are not installed under the target folder (sdk/bin/python): run tests/run, which does that")
+}

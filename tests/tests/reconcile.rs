@@ -1,0 +1,362 @@
+//! `reconcile::step` against the simulated Stripe's API over HTTP: what every webhook lost comes to, and what no answer does.
+
+use std::collections::HashMap;
+use std::future::IntoFuture as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse as _, Response};
+use paybell::simulator::Webhook;
+use paybell::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState};
+use paybell::simulator::stripe_api::StripeAccount;
+use paybell_shared::clock::{Clock as _, ManualClock, SystemClock};
+use paybell_shared::psp::Account;
+use paybell_tests::conformance::store::Bench;
+use paybell_tests::servers::free_port;
+use paybell_tests::shop::configuration;
+use paybell_tests::worker::{accounts, context, delivery, message, register};
+use paybell_worker::consume;
+use paybell_worker::order::OrderStatus;
+use paybell_worker::reconcile::{Reconciler, StepReport, step};
+use paybell_worker::store::StoredOrder;
+use paybell_worker::transport::HttpTransport;
+use serde_json::json;
+use tokio::sync::Barrier;
+use tokio_util::task::AbortOnDropHandle;
+
+const API_KEY: &str = "sk_test_of_the_tests_only";
+const PAID: i64 = 4999;
+/// Longer than the longest time between two looks.
+const UNTIL_THE_NEXT_LOOK: Duration = Duration::from_hours(25);
+
+/// A worker without its loops, and the Stripe account that it asks.
+struct Scene {
+    bench: Bench,
+    clock: Arc<ManualClock>,
+    account: Arc<Account>,
+    stripe: StripeAccount,
+    api: Arc<Api>,
+    /// When what happens at the PSP began: before any answer, by its own clock.
+    start: i64,
+    _server: AbortOnDropHandle<std::io::Result<()>>,
+}
+
+/// What the test knows of Stripe's API.
+#[derive(Default)]
+struct Api {
+    /// How often each path was asked for.
+    asked: Mutex<HashMap<String, usize>>,
+    /// Answers in place of the account.
+    instead: Mutex<Option<(StatusCode, String)>>,
+    in_flight: AtomicUsize,
+    in_flight_max: AtomicUsize,
+    /// Holds every request until another comes.
+    pairs: Mutex<Option<Arc<Barrier>>>,
+}
+
+async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+    let in_flight = api.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+    api.in_flight_max.fetch_max(in_flight, Ordering::SeqCst);
+    *api.asked.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
+    let pairs = api.pairs.lock().unwrap().clone();
+    if let Some(pairs) = pairs {
+        pairs.wait().await;
+    }
+    let instead = api.instead.lock().unwrap().clone();
+    let response = match instead {
+        Some(instead) => instead.into_response(),
+        None => next.run(request).await,
+    };
+    api.in_flight.fetch_sub(1, Ordering::SeqCst);
+    response
+}
+
+async fn scene() -> Scene {
+    let start = SystemClock.now();
+    let stripe = StripeAccount::new(API_KEY, Ledger::new(false, 1));
+    let api = Arc::new(Api::default());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let account = account_at(listener.local_addr().unwrap().port());
+    let router = stripe.router().layer(from_fn_with_state(Arc::clone(&api), watch));
+    let server = AbortOnDropHandle::new(tokio::spawn(axum::serve(listener, router).into_future()));
+    let clock = Arc::new(ManualClock::at(start));
+    Scene { bench: Bench::sqlite().await, clock, account, stripe, api, start: start.seconds() - 3600, _server: server }
+}
+
+fn account_at(port: u16) -> Arc<Account> {
+    let api = format!("api_url = \"http://127.0.0.1:{port}\"\napi_key = {API_KEY:?}\n");
+    accounts(&(configuration("sqlite:q", "sqlite:s", "memory:") + &api)).remove(0)
+}
+
+impl Scene {
+    /// One of the workers that share the database.
+    async fn reconciler(&self) -> Reconciler {
+        let store = Arc::clone(&self.bench.store);
+        let context = context(store, self.clock.clone(), vec![Arc::clone(&self.account)]).await;
+        Reconciler::new(Arc::new(context), Arc::new(HttpTransport::new().unwrap()))
+    }
+
+    /// The shop registers an order with its payment, which is open at the PSP. No webhook ever comes by itself.
+    async fn open(&self, reconciler: &Reconciler, order_id: &str) -> String {
+        let id = self.stripe.ledger_mut().open(order_id, PAID, "EUR", false, self.start);
+        register(&reconciler.context, &self.account, order_id, &id, PAID).await;
+        id
+    }
+
+    async fn order(&self, order_id: &str) -> StoredOrder {
+        self.bench.store.order(order_id).await.unwrap().unwrap()
+    }
+
+    fn first_look_is_due(&self) {
+        self.clock.advance(self.account.psp.profile().usual_delay);
+    }
+
+    /// The order is what the PSP's own books say.
+    async fn assert_true(&self, order_id: &str) {
+        let truth = self.stripe.ledger().truth(order_id).unwrap();
+        let view = self.order(order_id).await.view;
+        let told = (view.status.as_str(), view.captured, view.refunded, view.disputed);
+        assert_eq!(told, (truth.status, truth.captured, truth.refunded, truth.disputed));
+        self.bench.check_invariants().await;
+    }
+}
+
+const CHANGED: StepReport = StepReport { asked: 1, changed: 1, failed: 0 };
+const SAME: StepReport = StepReport { asked: 1, changed: 0, failed: 0 };
+const FAILED: StepReport = StepReport { asked: 1, changed: 0, failed: 1 };
+const NOTHING_DUE: StepReport = StepReport { asked: 0, changed: 0, failed: 0 };
+
+#[tokio::test]
+async fn a_payment_whose_every_webhook_is_lost_is_paid_by_its_first_look() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    let id = scene.open(&reconciler, "order-1").await;
+    scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+    assert_eq!(step(&reconciler).await.unwrap(), NOTHING_DUE);
+    scene.first_look_is_due();
+    assert_eq!(step(&reconciler).await.unwrap(), CHANGED);
+    assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Paid);
+    scene.assert_true("order-1").await;
+    assert_eq!(step(&reconciler).await.unwrap(), NOTHING_DUE);
+}
+
+#[tokio::test]
+async fn a_look_that_finds_nothing_new_changes_nothing() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    let id = scene.open(&reconciler, "order-1").await;
+    scene.stripe.ledger_mut().decline(&id, DECLINES[0], scene.start);
+    scene.first_look_is_due();
+    assert_eq!(step(&reconciler).await.unwrap(), CHANGED);
+    let before = scene.order("order-1").await;
+    assert_eq!(before.view.status, OrderStatus::Failed);
+    for _ in 0..3 {
+        scene.clock.advance(UNTIL_THE_NEXT_LOOK);
+        assert_eq!(step(&reconciler).await.unwrap(), SAME);
+        assert_eq!(scene.order("order-1").await, before);
+    }
+    // Failed is not final.
+    scene.stripe.ledger_mut().capture(&id, PAID, scene.start + 60);
+    scene.clock.advance(UNTIL_THE_NEXT_LOOK);
+    assert_eq!(step(&reconciler).await.unwrap(), CHANGED);
+    assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Paid);
+    scene.assert_true("order-1").await;
+}
+
+#[tokio::test]
+async fn looks_at_what_stays_the_same_grow_rarer() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    scene.open(&reconciler, "order-1").await;
+    scene.first_look_is_due();
+    let mut minutes = Vec::new();
+    for _ in 0..4 {
+        assert_eq!(step(&reconciler).await.unwrap().asked, 1);
+        let mut waited = 0;
+        let due = "SELECT count(*) FROM checks WHERE next_check_at <= ";
+        while scene.bench.count(&format!("{due}{}", scene.clock.now().millis())).await == 0 {
+            scene.clock.advance(Duration::from_mins(1));
+            waited += 1;
+        }
+        minutes.push(waited);
+    }
+    assert!(minutes.is_sorted() && minutes[0] >= 1 && minutes[0] < minutes[3], "{minutes:?}");
+}
+
+/// Webhook first, poll first, both at once: one end and one effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_and_a_look_come_to_the_same_in_any_order() {
+    let mut ends = Vec::new();
+    for order in 0..8 {
+        let scene = scene().await;
+        let reconciler = scene.reconciler().await;
+        let id = scene.open(&reconciler, "order-1").await;
+        scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+        let webhook = Webhook::from(scene.stripe.ledger().events().last().unwrap());
+        let batch = [delivery(1, message(&scene.account, &webhook))];
+        scene.first_look_is_due();
+        let consume = async || assert_eq!(consume::step(&reconciler.context, &batch).await.unwrap()[0].1.as_str(), "done");
+        let look = async || assert_eq!(step(&reconciler).await.unwrap().asked, 1);
+        match order {
+            0 => {
+                consume().await;
+                look().await;
+            }
+            1 => {
+                look().await;
+                consume().await;
+            }
+            _ => {
+                tokio::join!(look(), consume());
+            }
+        }
+        scene.assert_true("order-1").await;
+        let StoredOrder { view, version, .. } = scene.order("order-1").await;
+        assert_eq!((view.status, view.captured, version), (OrderStatus::Paid, PAID, 2), "registered, then paid once");
+        ends.push(view);
+    }
+    ends.dedup();
+    assert_eq!(ends.len(), 1, "{ends:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_workers_share_what_is_due_and_ask_once_each() {
+    const PAYMENTS: usize = 50;
+    let scene = scene().await;
+    let (one, other) = (scene.reconciler().await, scene.reconciler().await);
+    for number in 0..PAYMENTS {
+        scene.open(&one, &format!("order-{number}")).await;
+    }
+    scene.first_look_is_due();
+    let until_nothing_is_due = async |reconciler: &Reconciler| {
+        let mut asked = 0;
+        loop {
+            match step(reconciler).await.unwrap() {
+                NOTHING_DUE => return asked,
+                report => asked += report.asked,
+            }
+        }
+    };
+    let (of_one, of_other) = tokio::join!(until_nothing_is_due(&one), until_nothing_is_due(&other));
+    assert_eq!(of_one + of_other, PAYMENTS);
+    let asked = scene.api.asked.lock().unwrap().clone();
+    assert_eq!(asked.len(), PAYMENTS);
+    assert!(asked.values().all(|times| *times == 1), "{asked:?}");
+    scene.bench.check_invariants().await;
+}
+
+/// Each request waits at the PSP for another one: with fewer than two at a time nothing would be answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_is_asked_two_questions_at_a_time() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    for number in 0..10 {
+        scene.open(&reconciler, &format!("order-{number}")).await;
+    }
+    *scene.api.pairs.lock().unwrap() = Some(Arc::new(Barrier::new(2)));
+    scene.first_look_is_due();
+    let StepReport { asked, failed, .. } = step(&reconciler).await.unwrap();
+    assert_eq!((asked, failed), (10, 0));
+    assert_eq!(scene.api.in_flight_max.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn no_answer_is_no_failure_of_the_payment() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    let id = scene.open(&reconciler, "order-1").await;
+    let registered = scene.order("order-1").await;
+    let intent = |id: &str, status: &str| json!({ "id": id, "object": "payment_intent", "status": status }).to_string();
+    let answers = [
+        (500, "{}".to_owned()),
+        (503, String::new()),
+        (429, json!({ "error": { "type": "rate_limit_error" } }).to_string()),
+        (401, json!({ "error": { "type": "invalid_request_error" } }).to_string()),
+        (403, "{}".to_owned()),
+        (404, json!({ "error": { "code": "resource_missing" } }).to_string()),
+        (302, String::new()),
+        (204, String::new()),
+        (200, String::new()),
+        (200, "<html>maintenance</html>".to_owned()),
+        (200, "{\"id\":".to_owned()),
+        (200, "[]".to_owned()),
+        (200, "[".repeat(100_000)),
+        (200, " ".repeat(5 * 1024 * 1024)),
+        (200, intent("pi_another", "canceled")),
+        (200, intent(&id, "succeeded")),
+    ];
+    for (status, body) in answers {
+        let shown = format!("{status} {}", &body[..body.len().min(60)]);
+        *scene.api.instead.lock().unwrap() = Some((StatusCode::from_u16(status).unwrap(), body));
+        scene.clock.advance(UNTIL_THE_NEXT_LOOK);
+        assert_eq!(step(&reconciler).await.unwrap(), FAILED, "{shown}");
+        assert_eq!(scene.order("order-1").await, registered, "{shown}");
+    }
+    *scene.api.instead.lock().unwrap() = None;
+    scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+    scene.clock.advance(UNTIL_THE_NEXT_LOOK);
+    assert_eq!(step(&reconciler).await.unwrap(), CHANGED);
+    scene.assert_true("order-1").await;
+}
+
+#[tokio::test]
+async fn a_psp_that_is_not_reached_is_asked_again() {
+    let mut scene = scene().await;
+    scene.account = account_at(free_port());
+    let reconciler = scene.reconciler().await;
+    scene.open(&reconciler, "order-1").await;
+    for _ in 0..2 {
+        scene.clock.advance(UNTIL_THE_NEXT_LOOK);
+        assert_eq!(step(&reconciler).await.unwrap(), FAILED);
+        assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Pending);
+    }
+}
+
+#[tokio::test]
+async fn refunds_and_disputes_made_at_the_psp_are_learned() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    let stories: [(&str, fn(&mut Ledger, &str, i64)); 6] = [
+        ("partially-refunded", |ledger, id, at| {
+            ledger.refund(id, 1000, RefundState::Succeeded, at);
+            ledger.refund(id, 500, RefundState::Failed, at);
+            ledger.refund(id, 250, RefundState::Pending, at);
+        }),
+        // More than a page.
+        ("refunded-bit-by-bit", |ledger, id, at| {
+            for _ in 0..210 {
+                ledger.refund(id, 1, RefundState::Succeeded, at);
+            }
+        }),
+        ("refunded", |ledger, id, at| {
+            ledger.refund(id, PAID, RefundState::Succeeded, at);
+        }),
+        ("disputed", |ledger, id, at| {
+            ledger.dispute(id, PAID, at);
+        }),
+        ("won", |ledger, id, at| {
+            let number = ledger.dispute(id, PAID, at);
+            ledger.close_dispute(id, number, DisputeState::Won, at);
+        }),
+        ("lost", |ledger, id, at| {
+            let number = ledger.dispute(id, 100, at);
+            ledger.close_dispute(id, number, DisputeState::Lost, at);
+        }),
+    ];
+    for (order_id, story) in stories {
+        let id = scene.open(&reconciler, order_id).await;
+        let ledger = &mut scene.stripe.ledger_mut();
+        ledger.capture(&id, PAID, scene.start);
+        story(ledger, &id, scene.start + 60);
+    }
+    scene.first_look_is_due();
+    let report = StepReport { asked: stories.len(), changed: stories.len(), failed: 0 };
+    assert_eq!(step(&reconciler).await.unwrap(), report);
+    for (order_id, _) in stories {
+        scene.assert_true(order_id).await;
+    }
+}
