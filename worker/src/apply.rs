@@ -295,11 +295,15 @@ impl<'a> Planner<'a> {
 
     fn target(&self, event: &PaymentEvent) -> Target {
         let mut target: Option<String> = None;
+        let mut unregistered: Option<String> = None;
         for reference in references(event) {
             let order_id = match reference.kind {
                 // The merchant's own id is the order, once it exists or may come into being.
                 ReferenceKind::Order if self.exists(&reference.value) || self.work.events_create_orders => reference.value,
-                ReferenceKind::Order => continue,
+                ReferenceKind::Order => {
+                    unregistered = Some(reference.value);
+                    continue;
+                }
                 _ => match self.leads_to(&reference) {
                     Some(order_id) => order_id.to_owned(),
                     None => continue,
@@ -310,7 +314,12 @@ impl<'a> Planner<'a> {
                 _ => target = Some(order_id),
             }
         }
-        target.map_or(Target::Unknown, Target::Order)
+        match (target, unregistered) {
+            // As it would be if that order were registered already: which of the two comes first must not decide.
+            (Some(order_id), Some(named)) if named != order_id => Target::Conflict,
+            (Some(order_id), _) => Target::Order(order_id),
+            (None, _) => Target::Unknown,
+        }
     }
 
     fn exists(&self, order_id: &str) -> bool {
@@ -432,4 +441,72 @@ fn registered(
         Some(if is_new { Registered::Created(stored) } else { Registered::Updated(stored) })
     });
     answers.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use paybell_shared::event::{Fact, FactVersion, PaymentFact, PaymentState, Reference, Source};
+    use paybell_shared::money::{Currency, Money};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_790_000_000);
+
+    fn plan_of(arrivals: &[crate::inbox::Arrival], registrations: &[Registration], snapshot: &Snapshot) -> Plan {
+        let ids = Ids::seeded(1);
+        let (first_look, events_create_orders) = (&HashMap::new(), false);
+        let work = Work { arrivals, registrations, events_create_orders, now: NOW, ids: &ids, first_look };
+        match plan(&work, snapshot, &ids) {
+            Decision::Write(plan) => *plan,
+            Decision::ReadMore(more) => panic!("{more:?}"),
+        }
+    }
+
+    #[test]
+    fn an_event_that_names_another_order_than_its_payments_joins_neither() {
+        let account = AccountKey { psp: "stripe".into(), account: "default".into() };
+        let (order, payment) = (Reference::new(ReferenceKind::Order, "other"), Reference::new(ReferenceKind::Payment, "pi_1"));
+        let expected = Money::new(4999, Currency::parse("EUR").unwrap());
+        let registration = Registration {
+            order_id: "order".to_owned(),
+            account: account.clone(),
+            payment_id: Some("pi_1".to_owned()),
+            expected,
+            expires_at: None,
+        };
+        let registered = plan_of(&[], &[registration], &Snapshot::default()).orders.remove(0);
+        let key = EventKey { psp: account.psp.clone(), account: account.account, event_id: "evt_1".to_owned() };
+        let event = PaymentEvent {
+            key: key.clone(),
+            event_type: "payment_intent.succeeded".to_owned(),
+            occurred_at: NOW,
+            source: Source::Webhook,
+            mode: None,
+            references: vec![order.clone(), payment.clone()],
+            payment_id: "pi_1".to_owned(),
+            version: FactVersion::Time(NOW.millis()),
+            fact: Fact::Payment(PaymentFact { captured: Some(expected), ..PaymentFact::new(PaymentState::Captured) }),
+        };
+        let of = |reference: &Reference| reference_key(&key.psp, &key.account, reference.kind, &reference.value);
+        let snapshot = Snapshot {
+            references: BTreeMap::from([(of(&order), None), (of(&payment), Some("order".to_owned()))]),
+            orders: HashMap::from([(
+                "order".to_owned(),
+                OrderRow { registers: registered.registers, stored: registered.stored },
+            )]),
+            ..Snapshot::default()
+        };
+        let row = InboxRow {
+            key: key.clone(),
+            event_type: event.event_type.clone(),
+            received_at: NOW,
+            facts_sha256: event.facts_sha256(),
+            mapping_version: 1,
+            source: event.source,
+            content: Content::Fact { event: Box::new(event), foreign_mode: false },
+        };
+        let plan = plan_of(&[crate::inbox::Arrival { body: None, rows: vec![row] }], &[], &snapshot);
+        assert_eq!(plan.applied.events, [(key, Some(Outcome::Quarantined))]);
+        assert!(plan.orders.is_empty() && plan.links.is_empty(), "{plan:?}");
+    }
 }

@@ -81,12 +81,8 @@ pub async fn start(
     let ops = ops_listener.local_addr().with_context(ops_setting)?;
     let queue = queue::connect(config.queue_settings("paybell serve")).await?;
     // The worker first: it brings the database to its schema, and a webhook is better refused than left waiting.
-    let worker = paybell_worker::start(config, &queue, Arc::clone(&clock), shutdown)
-        .await
-        .with_context(|| format!("the worker cannot start ([api] listen = {:?}, [store] url)", config.api.listen.to_string()))?;
-    let ingress = paybell_ingress::start(config, &queue, clock, shutdown)
-        .await
-        .with_context(|| format!("the ingress cannot start ([ingress] listen = {:?})", config.ingress.listen.to_string()))?;
+    let worker = paybell_worker::start(config, &queue, Arc::clone(&clock), shutdown).await.context("the worker cannot start")?;
+    let ingress = paybell_ingress::start(config, &queue, clock, shutdown).await.context("the ingress cannot start")?;
     ops::serve(ops_listener, vec![ingress.check, worker.check], metrics, shutdown);
     Ok(Addresses { ingress: ingress.address, api: worker.api, ops })
 }

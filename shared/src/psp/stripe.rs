@@ -422,7 +422,7 @@ fn intent_fact(event_type: &str, intent: &Node<'_>) -> Result<Fact, TranslateErr
         }
         "payment_intent.payment_failed" => failed_intent(intent)?,
         "payment_intent.amount_capturable_updated" => intent_by_status(intent)?,
-        _ => PaymentFact::new(PaymentState::Pending),
+        _ => open_intent(intent)?,
     };
     Ok(Fact::Payment(fact))
 }
@@ -434,8 +434,13 @@ fn intent_by_status(intent: &Node<'_>) -> Result<PaymentFact, Problem> {
         "requires_capture" => capturable_intent(intent),
         "succeeded" => captured_intent(intent),
         "canceled" => canceled_intent(intent),
-        _ => Ok(PaymentFact::new(PaymentState::Pending)),
+        _ => open_intent(intent),
     }
+}
+
+/// Open. A charge that is on its way is an attempt of its own, so that an earlier one that failed does not hide it.
+fn open_intent(intent: &Node<'_>) -> Result<PaymentFact, Problem> {
+    Ok(PaymentFact { attempt: latest_charge(intent)?.map(str::to_owned), ..PaymentFact::new(PaymentState::Pending) })
 }
 
 /// The PSP will take no more: what of the amount is not received was released.

@@ -218,13 +218,13 @@ pub enum ConnectError {
     Scheme(String),
     #[error("[queue] url: {0}")]
     Url(String),
-    #[error("the embedded queue cannot be opened")]
+    #[error("[queue] url: the embedded queue cannot be opened")]
     Sqlite(#[from] sqlx::Error),
     #[error("the embedded queue cannot be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
-    #[error("the embedded queue's files at {path} cannot be made")]
+    #[error("[queue] url: the file {path} cannot be made")]
     File { path: String, source: std::io::Error },
-    #[error("the embedded queue {0} is open in another process")]
+    #[error("[queue] url: {0} is open in another process")]
     InUse(String),
     /// Invariant I1 would not hold.
     #[error("the embedded queue runs with {pragma} = {found}, which is not durable")]

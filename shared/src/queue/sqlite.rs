@@ -709,7 +709,8 @@ impl Consumer for SqliteConsumer {
         let current = settlements.into_iter().filter(|(tag, _)| tag.generation == self.generation);
         let settlements = current.map(|(tag, disposition)| (tag.number, disposition)).collect();
         let (answer, asked) = oneshot::channel();
-        let settled = self.ask(Request::Settle { generation: self.generation, dead: self.dead, settlements, answer }, asked).await;
+        let settled =
+            self.ask(Request::Settle { generation: self.generation, dead: self.dead, settlements, answer }, asked).await;
         if settled.is_err() {
             self.abandon();
         }
@@ -790,10 +791,13 @@ mod tests {
         ground.queue.publisher(&ground.shutdown).publish(Message { id: "one".to_owned(), ..Message::default() }).await.unwrap();
         let mut consumer = ground.queue.consumer();
         let first = consumer.next_batch(1, Duration::ZERO).await.unwrap();
-        ground.by_hand("CREATE TRIGGER planted BEFORE DELETE ON messages BEGIN SELECT RAISE(ABORT, 'a planted error'); END").await;
+        ground
+            .by_hand("CREATE TRIGGER planted BEFORE DELETE ON messages BEGIN SELECT RAISE(ABORT, 'a planted error'); END")
+            .await;
         consumer.settle(vec![(first[0].tag, Disposition::Done)]).await.unwrap_err();
         ground.by_hand("DROP TRIGGER planted").await;
-        let second = timeout(Duration::from_secs(30), consumer.next_batch(1, Duration::ZERO)).await.expect("it never came").unwrap();
+        let second =
+            timeout(Duration::from_secs(30), consumer.next_batch(1, Duration::ZERO)).await.expect("it never came").unwrap();
         assert!(second[0].redelivered && second[0].message.id == "one");
         consumer.settle(vec![(first[0].tag, Disposition::Done)]).await.unwrap();
         assert_eq!(ground.count().await, 1, "a tag from before settles nothing");

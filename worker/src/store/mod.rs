@@ -347,9 +347,9 @@ pub enum ConnectError {
     Scheme(String),
     #[error("[store] url: {0}")]
     Url(String),
-    #[error("[store] url: {0}: {1}")]
+    #[error("[store] url: the folder {0} cannot be made")]
     Folder(PathBuf, #[source] std::io::Error),
-    #[error("the database cannot be opened")]
+    #[error("[store] url: the database cannot be opened")]
     Open(#[from] sqlx::Error),
     #[error("another process has been bringing the database to its schema for {0:?}")]
     Migrating(Duration),
