@@ -11,18 +11,18 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use paybell::simulator::Webhook;
-use paybell::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState};
+use paybell::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState, payment_id};
 use paybell::simulator::stripe_api::StripeAccount;
 use paybell_shared::clock::{Clock as _, ManualClock, SystemClock};
 use paybell_shared::psp::Account;
 use paybell_tests::conformance::store::Bench;
 use paybell_tests::servers::free_port;
 use paybell_tests::shop::configuration;
-use paybell_tests::worker::{accounts, context, delivery, message, register};
+use paybell_tests::worker::{FailingStore, Panicking, accounts, context, delivery, message, register};
 use paybell_worker::consume;
 use paybell_worker::order::OrderStatus;
 use paybell_worker::reconcile::{Reconciler, StepReport, step};
-use paybell_worker::store::StoredOrder;
+use paybell_worker::store::{StoreError, StoredOrder};
 use paybell_worker::transport::HttpTransport;
 use serde_json::json;
 use tokio::sync::Barrier;
@@ -314,6 +314,64 @@ async fn a_psp_that_is_not_reached_is_asked_again() {
         assert_eq!(step(&reconciler).await.unwrap(), FAILED);
         assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Pending);
     }
+}
+
+/// The oldest is the one that the database refuses, each time: the others are looked at all the same.
+#[tokio::test]
+async fn an_answer_that_the_database_refuses_costs_only_its_payment() {
+    let errors: [fn() -> StoreError; 2] = [
+        || StoreError::Refused(sqlx::Error::PoolClosed),
+        || StoreError::Inconsistent { table: "orders", column: "view", key: "x".to_owned(), problem: "newer".to_owned() },
+    ];
+    for error in errors {
+        let scene = scene().await;
+        let refused = payment_id("order-0");
+        let store = FailingStore::new(
+            Arc::clone(&scene.bench.store),
+            Box::new(move |work| {
+                let rows = work.arrivals.iter().flat_map(|arrival| &arrival.rows);
+                rows.map(|row| &row.key.event_id).any(|id| id.contains(&refused)).then(error)
+            }),
+        );
+        let context = context(store, scene.clock.clone(), vec![Arc::clone(&scene.account)]).await;
+        let reconciler = Reconciler::new(Arc::new(context), Arc::new(HttpTransport::new().unwrap()));
+        for number in 0..3 {
+            let id = scene.open(&reconciler, &format!("order-{number}")).await;
+            scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+            scene.clock.advance(Duration::from_secs(1));
+        }
+        scene.first_look_is_due();
+        assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 3, changed: 2, failed: 1 });
+        assert_eq!(scene.order("order-0").await.view.status, OrderStatus::Pending);
+        scene.assert_true("order-1").await;
+        scene.assert_true("order-2").await;
+    }
+}
+
+/// While a deploy rolls, a newer worker may write a status that this one does not know.
+#[tokio::test]
+async fn an_order_of_a_newer_version_holds_up_no_other() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    for order_id in ["order-0", "order-1"] {
+        let id = scene.open(&reconciler, order_id).await;
+        scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+    }
+    scene.bench.execute("UPDATE orders SET status = 'newer', view = '{\"status\":\"newer\"}' WHERE id = 'order-0'").await;
+    scene.first_look_is_due();
+    assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 2, changed: 1, failed: 1 });
+    assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Paid);
+}
+
+#[tokio::test]
+async fn an_adapter_that_panics_costs_only_its_own_look() {
+    let mut scene = scene().await;
+    scene.account = Arc::new(Account { psp: &Panicking, ..(*scene.account).clone() });
+    let reconciler = scene.reconciler().await;
+    scene.open(&reconciler, "order-1").await;
+    scene.first_look_is_due();
+    assert_eq!(step(&reconciler).await.unwrap(), FAILED);
+    assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Pending);
 }
 
 #[tokio::test]

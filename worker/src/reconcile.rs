@@ -4,6 +4,7 @@
 //! [`run`] only waits and steps.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,10 @@ enum LookError {
     Endless,
     #[error("the account is not configured")]
     NoAccount,
+    #[error("reading the answer panicked")]
+    Panicked,
+    #[error(transparent)]
+    Store(StoreError),
 }
 
 impl Reconciler {
@@ -132,14 +137,21 @@ enum Looked {
 
 async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, StoreError> {
     let context = &reconciler.context;
-    let (looked, order_status, result) = match ask(reconciler, check).await {
-        Ok(told) => {
-            let (changed, status) = apply(reconciler, check, told).await?;
-            if changed { (Looked::Changed, status, "changed") } else { (Looked::Same, status, "same") }
-        }
+    let answered = match ask(reconciler, check).await {
+        Ok(told) => match apply(reconciler, check, told).await {
+            // The database does not want this answer: that costs this payment its look, and not the others theirs.
+            Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) => Err(LookError::Store(error)),
+            applied => Ok(applied?),
+        },
+        Err(error) => Err(error),
+    };
+    let (looked, order_status, result) = match answered {
+        Ok((true, status)) => (Looked::Changed, status, "changed"),
+        Ok((false, status)) => (Looked::Same, status, "same"),
         Err(error) => {
             let (psp, account) = (&*check.account.psp, &*check.account.account);
-            tracing::warn!(event = "payment.polled", psp, account, payment_id = check.payment_id, error = %error, "no answer");
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "no answer");
             (Looked::Failed, check.order_status, "failed")
         }
     };
@@ -165,7 +177,9 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookErro
             reconciler.transport.send(request).await?
         };
         let asked = Asked { payment_id: &check.payment_id, cursor: cursor.as_deref(), at, look_id: &look_id };
-        let answer = account.psp.read_status(&asked, &response, account)?;
+        // Adapters never panic (invariant I7); if one does, it costs its own look and not the worker.
+        let answer = catch_unwind(AssertUnwindSafe(|| account.psp.read_status(&asked, &response, account)))
+            .map_err(|_| LookError::Panicked)??;
         told.events.extend(answer.events);
         told.unread.extend(answer.unread);
         match answer.next {
