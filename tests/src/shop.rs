@@ -18,7 +18,7 @@ use crate::servers::process::Service;
 pub const STRIPE_SECRET: &str = "whsec_of_the_tests_only";
 pub const TOKEN: &str = "token-of-the-tests-only";
 /// How long an order may take to get where it must. Not a promise about speed: a bound on a test that would hang.
-const SETTLE_LIMIT: Duration = Duration::from_secs(60);
+const SETTLE_LIMIT: Duration = Duration::from_mins(1);
 const ASK_EVERY: Duration = Duration::from_millis(50);
 
 static SALT: AtomicU64 = AtomicU64::new(1);

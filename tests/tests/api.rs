@@ -75,7 +75,8 @@ impl Api {
 /// A payment over 49.99 EUR with these fields set.
 fn payment(fields: Value) -> Value {
     let mut payment = json!({ "psp": "stripe", "amount": 4999, "currency": "EUR" });
-    payment.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let Value::Object(fields) = fields else { panic!("fields are an object") };
+    payment.as_object_mut().unwrap().extend(fields);
     payment
 }
 

@@ -56,6 +56,9 @@ fn all_done(deliveries: &[Delivery]) -> Vec<(u64, Disposition)> {
     deliveries.iter().map(|delivery| (delivery.tag.number, Disposition::Done)).collect()
 }
 
+/// An error, anew each time.
+type Failure = fn() -> StoreError;
+
 /// The database's words do not matter here.
 const fn broken() -> sqlx::Error {
     sqlx::Error::PoolClosed
@@ -90,7 +93,7 @@ async fn twice_in_a_batch_is_one_effect() {
 /// Nothing is settled, nobody's attempt is burnt, and nothing is marked: the same batch is done by the next step.
 #[tokio::test]
 async fn a_database_that_is_away_decides_nothing() {
-    let errors: [fn() -> StoreError; 2] = [|| StoreError::Unavailable(broken()), || StoreError::Contended(5)];
+    let errors: [Failure; 2] = [|| StoreError::Unavailable(broken()), || StoreError::Contended(5)];
     for error in errors {
         let away = Arc::new(AtomicBool::new(true));
         let is_away = Arc::clone(&away);
@@ -166,7 +169,7 @@ fn holds(work: &Work<'_>, order_id: &str) -> bool {
 #[tokio::test]
 async fn a_poison_event_costs_only_itself_wherever_it_stands() {
     // What only a newer version can read is left to it.
-    let errors: [(fn() -> StoreError, &str); 2] = [
+    let errors: [(Failure, &str); 2] = [
         (|| StoreError::Refused(broken()), "dead"),
         (
             || StoreError::Inconsistent { table: "orders", column: "view", key: "x".to_owned(), problem: "newer".to_owned() },

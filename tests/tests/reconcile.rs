@@ -374,11 +374,14 @@ async fn an_adapter_that_panics_costs_only_its_own_look() {
     assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Pending);
 }
 
+/// What happens to a payment at the PSP, from then on.
+type Story = fn(&mut Ledger, &str, i64);
+
 #[tokio::test]
 async fn refunds_and_disputes_made_at_the_psp_are_learned() {
     let scene = scene().await;
     let reconciler = scene.reconciler().await;
-    let stories: [(&str, fn(&mut Ledger, &str, i64)); 6] = [
+    let stories: [(&str, Story); 6] = [
         ("partially-refunded", |ledger, id, at| {
             ledger.refund(id, 1000, RefundState::Succeeded, at);
             ledger.refund(id, 500, RefundState::Failed, at);
