@@ -47,7 +47,8 @@ async fn main() -> ExitCode {
     }
     run(&config).await.unwrap_or_else(|error| {
         eprintln!("paybell-ingress: {error:#}");
-        ExitCode::FAILURE
+        let is_of_setting = error.downcast_ref().is_some_and(queue::ConnectError::is_of_setting);
+        if is_of_setting { ExitCode::from(2) } else { ExitCode::FAILURE }
     })
 }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use paybell_shared::clock::Clock;
 use paybell_shared::envelope::Envelope;
@@ -216,7 +216,8 @@ async fn step_until_decided(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Vec<(Tag, Disposition)>> {
     let mut pause = PAUSE_MIN;
-    let mut held = Duration::ZERO;
+    // Whole rounds, not their pauses alone: each may spend as long on time-outs.
+    let since = Instant::now();
     loop {
         match step(context, deliveries).await {
             Ok(settlements) => return Ok(settlements),
@@ -230,9 +231,8 @@ async fn step_until_decided(
             }
         }
         wait(pause, shutdown).await;
-        held += pause;
         pause = (pause * 2).min(PAUSE_MAX);
-        if shutdown.is_stopping() || held > HOLD_MAX {
+        if shutdown.is_stopping() || since.elapsed() > HOLD_MAX {
             return Ok(deliveries.iter().map(|delivery| (delivery.tag, Disposition::Release)).collect());
         }
         check_epoch(context).await?;

@@ -9,6 +9,7 @@ use paybell_shared::clock::SystemClock;
 use paybell_shared::config::{Config, ConfigError};
 use paybell_shared::shutdown::Shutdown;
 use paybell_shared::{ops, queue, serve, telemetry};
+use paybell_worker::{seen, store};
 
 /// Takes verified webhooks off the queue and brings each order to the truth; asks PSPs about payments that heard nothing.
 ///
@@ -48,8 +49,16 @@ async fn main() -> ExitCode {
     }
     run(&config).await.unwrap_or_else(|error| {
         eprintln!("paybell-worker: {error:#}");
-        if error.is::<ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+        if is_of_setting(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
     })
+}
+
+/// Only another setting helps.
+fn is_of_setting(error: &anyhow::Error) -> bool {
+    error.is::<ConfigError>()
+        || error.is::<seen::ConnectError>()
+        || error.downcast_ref().is_some_and(store::ConnectError::is_of_setting)
+        || error.downcast_ref().is_some_and(queue::ConnectError::is_of_setting)
 }
 
 async fn run(config: &Config) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,8 @@
 //!
 //! | register | holds | two facts merge by |
 //! |---|---|---|
-//! | attempt at a payment | state, last failure | rank of [`PaymentState`]: success after failure wins, failure after success does not; of two failures the later one is shown |
+//! | attempt at a payment | state | rank of [`PaymentState`]: success after failure wins, failure after success does not |
+//! | attempt: failures | each with its time | the earliest time that it was told, so that to hear of it again (from a poll, above all) changes nothing; the latest is shown |
 //! | payment: authorised | amount | the PSP's version, then the larger amount |
 //! | payment: captured in all | gross amount | the larger amount: refunds do not lower it, and a lagging answer must not |
 //! | payment: capture final | yes or no | once said, it stays |
@@ -83,8 +84,9 @@ struct PaymentRegisters {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Attempt {
     state: PaymentState,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    failure: Option<(Timestamp, Failure)>,
+    /// Sorted by failure, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<(Failure, Timestamp)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -234,7 +236,7 @@ impl Registers {
         let changed = match &event.fact {
             Fact::Payment(fact) => {
                 let attempt = fact.attempt.clone().unwrap_or_default();
-                let failure = fact.failure.clone().map(|failure| (event.occurred_at, failure));
+                let failure = fact.failure.clone().map(|failure| (failure, event.occurred_at));
                 let state_changed = payment.join_attempt(attempt, fact.state, failure);
                 let authorized = fact.authorized.map(|value| Versioned { version, value });
                 let authorized_changed = raise(&mut payment.authorized, authorized);
@@ -365,16 +367,16 @@ impl PaymentRegisters {
             && self.refund_total.is_none()
     }
 
-    fn join_attempt(&mut self, attempt: String, state: PaymentState, failure: Option<(Timestamp, Failure)>) -> bool {
+    fn join_attempt(&mut self, attempt: String, state: PaymentState, failure: Option<(Failure, Timestamp)>) -> bool {
         match self.attempts.get_mut(&attempt) {
             None => {
-                self.attempts.insert(attempt, Attempt { state, failure });
+                self.attempts.insert(attempt, Attempt { state, failures: failure.into_iter().collect() });
                 true
             }
             Some(known) => {
                 let state_changed = state > known.state;
                 known.state = known.state.max(state);
-                state_changed | raise(&mut known.failure, failure)
+                state_changed | failure.is_some_and(|failure| known.join_failure(failure))
             }
         }
     }
@@ -454,7 +456,8 @@ impl PaymentRegisters {
             PaymentState::AuthorizationExpired | PaymentState::Canceled | PaymentState::Expired | PaymentState::Failed
         );
         let authorized = if released { 0 } else { self.authorized.map_or(0, |money| money.value.minor) };
-        let failure = self.attempts.values().filter_map(|attempt| attempt.failure.as_ref()).max();
+        let failures = self.attempts.values().flat_map(|attempt| &attempt.failures);
+        let failure = failures.max_by(|(one, at), (other, other_at)| (at, one).cmp(&(other_at, other)));
         let mut view = PaymentView {
             account: self.account.clone(),
             payment_id: self.payment_id.clone(),
@@ -464,7 +467,7 @@ impl PaymentRegisters {
             captured,
             refunded: self.refunded(),
             disputed: self.disputed_in(&[DisputeState::Open, DisputeState::Lost]).unwrap_or(0),
-            last_failure: failure.map(|(at, failure)| LastFailure {
+            last_failure: failure.map(|(failure, at)| LastFailure {
                 code: failure.code.clone(),
                 message: failure.message.clone(),
                 at: *at,
@@ -474,6 +477,23 @@ impl PaymentRegisters {
         sums.add(&view, self);
         view.status = sums.status(None);
         view
+    }
+}
+
+impl Attempt {
+    fn join_failure(&mut self, (failure, at): (Failure, Timestamp)) -> bool {
+        match self.failures.binary_search_by(|(known, _)| known.cmp(&failure)) {
+            Err(place) => {
+                self.failures.insert(place, (failure, at));
+                true
+            }
+            Ok(place) => {
+                let known_at = &mut self.failures[place].1;
+                let is_earlier = at < *known_at;
+                *known_at = (*known_at).min(at);
+                is_earlier
+            }
+        }
     }
 }
 
@@ -763,6 +783,15 @@ mod tests {
         reversed.join(&event(1, "a", facts[1].1.clone()), false);
         reversed.join(&event(0, "a", facts[0].1.clone()), false);
         assert_eq!(reversed.view().last_failure.unwrap().code, "second");
+    }
+
+    #[test]
+    fn a_failure_that_is_told_again_is_no_news() {
+        let mut registers = order_of(&[("a", failed("ch_1", "first")), ("a", failed("ch_2", "second"))]);
+        let before = registers.view();
+        assert!(!registers.join(&event(100, "a", failed("ch_2", "second")), false));
+        assert!(!registers.join(&event(200, "a", failed("ch_1", "first")), false));
+        assert_eq!(registers.view(), before, "what a poll repeats is no visible change");
     }
 
     #[test]

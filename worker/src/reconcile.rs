@@ -67,8 +67,6 @@ enum LookError {
     NoAccount,
     #[error("reading the answer panicked")]
     Panicked,
-    #[error(transparent)]
-    Store(StoreError),
 }
 
 impl Reconciler {
@@ -105,7 +103,13 @@ pub async fn step(reconciler: &Reconciler) -> Result<StepReport, StoreError> {
 /// None so far: a database that is away is waited for.
 pub async fn run(reconciler: Reconciler, shutdown: Shutdown) -> anyhow::Result<()> {
     while !shutdown.is_stopping() {
-        let idle = match step(&reconciler).await {
+        let stepped = tokio::select! {
+            // A PSP that answers slowly must not outlast the stop. A look that is cut off loses nothing: its lease ends, and it
+            // is asked again.
+            () = shutdown.stopping() => break,
+            stepped = step(&reconciler) => stepped,
+        };
+        let idle = match stepped {
             Ok(report) => report.asked == 0,
             Err(error) => {
                 tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "reconciliation pauses");
@@ -137,17 +141,19 @@ enum Looked {
 
 async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, StoreError> {
     let context = &reconciler.context;
-    let answered = match ask(reconciler, check).await {
+    let (looked, order_status, result) = match ask(reconciler, check).await {
         Ok(told) => match apply(reconciler, check, told).await {
-            // The database does not want this answer: that costs this payment its look, and not the others theirs.
-            Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) => Err(LookError::Store(error)),
-            applied => Ok(applied?),
+            Ok((true, status)) => (Looked::Changed, status, "changed"),
+            Ok((false, status)) => (Looked::Same, status, "same"),
+            // Of this answer alone: the others go on, and this payment does not come first again in five minutes.
+            Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) => {
+                let (psp, account) = (&*check.account.psp, &*check.account.account);
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::error!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "not stored");
+                (Looked::Failed, check.order_status, "failed")
+            }
+            Err(error) => return Err(error),
         },
-        Err(error) => Err(error),
-    };
-    let (looked, order_status, result) = match answered {
-        Ok((true, status)) => (Looked::Changed, status, "changed"),
-        Ok((false, status)) => (Looked::Same, status, "same"),
         Err(error) => {
             let (psp, account) = (&*check.account.psp, &*check.account.account);
             let error = format!("{:#}", anyhow::Error::new(error));
@@ -215,4 +221,149 @@ fn next_look(status: Option<OrderStatus>, looks: i32, now: Timestamp) -> Option<
     );
     let doublings = u32::try_from(looks).unwrap_or(0).min(16);
     (!settled).then(|| now.plus((NEXT_LOOK_MIN * 2_u32.pow(doublings)).min(NEXT_LOOK_MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use paybell_shared::clock::ManualClock;
+    use paybell_shared::event::Mode;
+    use paybell_shared::psp::{self, Api, Keys};
+    use paybell_shared::secret::Secret;
+    use tokio::sync::Notify;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::ids::Ids;
+    use crate::seen::memory::Memory;
+    use crate::store::{Applied, Balance, Store, StoredOrder};
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_790_000_000);
+
+    /// Two payments are due, once. What is said of `pi_bad` cannot be stored.
+    #[derive(Default)]
+    struct TwoDue {
+        leased: Mutex<bool>,
+        finished: Mutex<Vec<(String, String)>>,
+    }
+
+    #[async_trait]
+    impl Store for TwoDue {
+        async fn epoch(&self) -> Result<Uuid, StoreError> {
+            Ok(Uuid::nil())
+        }
+
+        async fn apply(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
+            let is_bad = work.arrivals[0].rows.iter().any(|row| row.key.event_id.contains("pi_bad"));
+            if is_bad { Err(StoreError::Refused(sqlx::Error::RowNotFound)) } else { Ok(Applied::default()) }
+        }
+
+        async fn order(&self, _: &str) -> Result<Option<StoredOrder>, StoreError> {
+            Ok(None)
+        }
+
+        async fn orders(&self, _: Option<OrderStatus>, _: Option<&str>, _: u32) -> Result<Vec<StoredOrder>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn balance(&self) -> Result<Balance, StoreError> {
+            Ok(Balance::default())
+        }
+
+        async fn lease_checks(&self, _: Timestamp, _: Duration, token: Uuid, _: u32) -> Result<Vec<DueCheck>, StoreError> {
+            if std::mem::replace(&mut *self.leased.lock().unwrap(), true) {
+                return Ok(Vec::new());
+            }
+            let due = |payment_id: &str| DueCheck {
+                account: stripe(),
+                payment_id: payment_id.to_owned(),
+                lease_token: token,
+                hint_seq: 0,
+                looks: 0,
+                order_status: None,
+            };
+            Ok(vec![due("pi_bad"), due("pi_good")])
+        }
+
+        async fn finish_check(&self, check: &DueCheck, next: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
+            assert!(next.is_some_and(|next| next > NOW));
+            self.finished.lock().unwrap().push((check.payment_id.clone(), result.to_owned()));
+            Ok(())
+        }
+
+        async fn close(&self) {}
+    }
+
+    /// Says of each payment that it is open, or nothing at all.
+    struct Stripe {
+        silent: bool,
+        asked: Notify,
+    }
+
+    #[async_trait]
+    impl PspTransport for Stripe {
+        async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, TransportError> {
+            self.asked.notify_one();
+            if self.silent {
+                std::future::pending::<()>().await;
+            }
+            let id = request.uri().path().rsplit('/').next().unwrap();
+            let intent = format!(r#"{{"id":"{id}","object":"payment_intent","status":"processing","livemode":false}}"#);
+            Ok(Response::new(intent.into()))
+        }
+    }
+
+    fn stripe() -> AccountKey {
+        AccountKey { psp: "stripe".into(), account: "default".into() }
+    }
+
+    fn reconciler(store: Arc<TwoDue>, silent: bool) -> (Reconciler, Arc<Stripe>) {
+        let account = Account {
+            psp: psp::find("stripe").unwrap(),
+            psp_id: "stripe".into(),
+            name: "default".into(),
+            mode: Mode::Test,
+            keys: Keys::default(),
+            api: Api { key: Some(Secret::new("api_key", "sk_test_1")), url: None },
+            order_reference: None,
+        };
+        let context = Context {
+            store,
+            seen: Arc::new(Memory::default()),
+            accounts: HashMap::from([(stripe(), Arc::new(account))]),
+            clock: Arc::new(ManualClock::at(NOW)),
+            ids: Ids::seeded(1),
+            epoch: Uuid::nil(),
+            events_create_orders: true,
+            first_look: HashMap::new(),
+        };
+        let transport = Arc::new(Stripe { silent, asked: Notify::new() });
+        (Reconciler::new(Arc::new(context), Arc::clone(&transport) as Arc<dyn PspTransport>), transport)
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_stored_costs_only_its_own_look() {
+        let store = Arc::new(TwoDue::default());
+        let report = step(&reconciler(Arc::clone(&store), false).0).await.unwrap();
+        assert_eq!(report, StepReport { asked: 2, changed: 0, failed: 1 });
+        let mut finished = store.finished.lock().unwrap().clone();
+        finished.sort();
+        let expected = [("pi_bad", "failed"), ("pi_good", "same")].map(|(id, result)| (id.to_owned(), result.to_owned()));
+        assert_eq!(finished, expected);
+    }
+
+    #[tokio::test]
+    async fn a_psp_that_never_answers_does_not_outlast_the_stop() {
+        let (reconciler, transport) = reconciler(Arc::default(), true);
+        let shutdown = Shutdown::new();
+        let running = tokio::spawn(run(reconciler, shutdown.clone()));
+        transport.asked.notified().await;
+        shutdown.stop();
+        // Without the cut this test never ends.
+        running.await.unwrap().unwrap();
+    }
 }

@@ -21,6 +21,7 @@ fn help_teaches() {
 fn a_wrong_setting_ends_with_2_and_its_name() {
     for (variable, value, named) in [
         ("PAYBELL_QUEUE_URL", "nowhere", "[queue] url"),
+        ("PAYBELL_QUEUE_URL", "amqp://127.0.0.1:99999", "[queue] url"),
         ("PAYBELL_LIMITS_IN_FLIGHT_MAX", "0", "in_flight_max"),
         ("PAYBELL_INGRESS_LISTEN", "x", "PAYBELL_INGRESS_LISTEN"),
         ("PAYBELL_CONFIG", "/nonexistent/paybell.toml", "/nonexistent/paybell.toml"),

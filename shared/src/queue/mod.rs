@@ -231,6 +231,14 @@ pub enum ConnectError {
     NotDurable { pragma: &'static str, found: String },
 }
 
+impl ConnectError {
+    /// Only another setting helps.
+    #[must_use]
+    pub const fn is_of_setting(&self) -> bool {
+        matches!(self, Self::Scheme(_) | Self::Url(_))
+    }
+}
+
 /// A queue, chosen by its URL. Both halves connect when first used, and each on its own connection.
 #[derive(Clone)]
 pub enum Queue {

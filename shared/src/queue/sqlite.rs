@@ -402,7 +402,10 @@ impl Writer {
             outcome.arrived |= release(&mut transaction, generation).await?;
         }
         for publish in publishes {
-            outcome.published.push(if self.held.is_full() {
+            outcome.published.push(if publish.verdict.is_closed() {
+                // It waited longer than its budget and was told so. Written all the same, it would hold up those who wait.
+                Err(PublishError::Late(self.settings.publish_budget))
+            } else if self.held.is_full() {
                 Err(PublishError::Nacked)
             } else {
                 self.held.add(insert(&mut transaction, &publish.message, now).await?);
@@ -654,6 +657,16 @@ impl SqliteConsumer {
         Ok(claim.next_in)
     }
 
+    /// Lets go of all claims, and of their tags: the writer gives them back as soon as it can write.
+    fn abandon(&mut self) {
+        self.received.clear();
+        // First: a claim that is still asked for must not be granted after it was given back.
+        self.asked = None;
+        // The writer may have ended; then the next start gives back.
+        let _ = self.queue.gone.send(self.generation);
+        self.generation = self.queue.generations.fetch_add(1, Ordering::Relaxed);
+    }
+
     async fn ask(&self, request: Request, asked: oneshot::Receiver<Result<(), ConsumeError>>) -> Result<(), ConsumeError> {
         self.queue.requests.send(request).await.map_err(|_| ended())?;
         asked.await.map_err(|_| ended())?
@@ -696,7 +709,11 @@ impl Consumer for SqliteConsumer {
         let current = settlements.into_iter().filter(|(tag, _)| tag.generation == self.generation);
         let settlements = current.map(|(tag, disposition)| (tag.number, disposition)).collect();
         let (answer, asked) = oneshot::channel();
-        self.ask(Request::Settle { generation: self.generation, dead: self.dead, settlements, answer }, asked).await
+        let settled = self.ask(Request::Settle { generation: self.generation, dead: self.dead, settlements, answer }, asked).await;
+        if settled.is_err() {
+            self.abandon();
+        }
+        settled
     }
 
     async fn close(&mut self) {
@@ -713,9 +730,85 @@ impl Consumer for SqliteConsumer {
 
 impl Drop for SqliteConsumer {
     fn drop(&mut self) {
-        // First: a claim that is still asked for must not be granted after it was given back.
-        self.asked = None;
-        // The writer may have ended; then the next start gives back.
-        let _ = self.queue.gone.send(self.generation);
+        self.abandon();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// An open queue in a folder of its own, which goes with it.
+    struct Ground {
+        folder: PathBuf,
+        url: String,
+        queue: Sqlite,
+        shutdown: Shutdown,
+    }
+
+    impl Ground {
+        async fn open(name: &str) -> Self {
+            let unique = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+            let folder = std::env::temp_dir().join(format!("paybell-queue-{name}-{unique}"));
+            let url = format!("sqlite:{}/queue.db", folder.display());
+            let queue = Sqlite::open(QueueSettings {
+                url: url.clone(),
+                publish_budget: Duration::from_secs(5),
+                retry_steps: vec![Duration::from_secs(1)],
+                connection_name: "test".to_owned(),
+            });
+            Self { queue: queue.await.unwrap(), folder, url, shutdown: Shutdown::new() }
+        }
+
+        async fn by_hand(&self, statement: &'static str) {
+            let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+
+        async fn count(&self) -> i64 {
+            let mut connection = SqliteConnection::connect(&self.url).await.unwrap();
+            let count = sqlx::query_scalar("SELECT count(*) FROM messages").fetch_one(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+            count
+        }
+    }
+
+    impl Drop for Ground {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.folder);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_settled_comes_again() {
+        let ground = Ground::open("settle").await;
+        ground.queue.publisher(&ground.shutdown).publish(Message { id: "one".to_owned(), ..Message::default() }).await.unwrap();
+        let mut consumer = ground.queue.consumer();
+        let first = consumer.next_batch(1, Duration::ZERO).await.unwrap();
+        ground.by_hand("CREATE TRIGGER planted BEFORE DELETE ON messages BEGIN SELECT RAISE(ABORT, 'a planted error'); END").await;
+        consumer.settle(vec![(first[0].tag, Disposition::Done)]).await.unwrap_err();
+        ground.by_hand("DROP TRIGGER planted").await;
+        let second = timeout(Duration::from_secs(30), consumer.next_batch(1, Duration::ZERO)).await.expect("it never came").unwrap();
+        assert!(second[0].redelivered && second[0].message.id == "one");
+        consumer.settle(vec![(first[0].tag, Disposition::Done)]).await.unwrap();
+        assert_eq!(ground.count().await, 1, "a tag from before settles nothing");
+        consumer.settle(vec![(second[0].tag, Disposition::Done)]).await.unwrap();
+        assert_eq!(ground.count().await, 0);
+    }
+
+    /// One thread: when the writer runs, the publisher has stopped waiting already.
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_written() {
+        let ground = Ground::open("late").await;
+        let publisher = ground.queue.publisher(&ground.shutdown);
+        assert!(publisher.publish(Message::default()).now_or_never().is_none());
+        // The writer answers in order: what came before this is done.
+        ground.queue.consumer().close().await;
+        assert_eq!(ground.count().await, 0);
     }
 }

@@ -362,7 +362,13 @@ impl ConnectError {
     /// Waiting will not help: the setting is wrong, or the embedded database's file is.
     #[must_use]
     pub fn is_permanent(&self, url: &str) -> bool {
-        url.starts_with("sqlite:") || matches!(self, Self::Scheme(_) | Self::Url(_))
+        url.starts_with("sqlite:") || self.is_of_setting()
+    }
+
+    /// Only another setting helps.
+    #[must_use]
+    pub const fn is_of_setting(&self) -> bool {
+        matches!(self, Self::Scheme(_) | Self::Url(_))
     }
 }
 

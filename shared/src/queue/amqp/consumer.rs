@@ -22,7 +22,7 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Broker;
-use super::link::{Backoff, Link, LinkError};
+use super::link::{Backoff, Link, LinkError, Step};
 use super::message::{self, Moved, Unsendable};
 use super::topology::{DEAD, DEAD_QUEUE, UNROUTED_QUEUE, WEBHOOKS_KEY, WEBHOOKS_QUEUE};
 use crate::clock::{Clock, SystemClock};
@@ -31,6 +31,9 @@ use crate::queue::{ConsumeError, Consumer, Delivery, Disposition, Message, REASO
 /// Deliveries on their way to us beyond those being worked on: twice the largest batch (1000), so that the next batch
 /// is here when one commits. Of the largest webhook (512 KiB) that is 1 GiB; of usual ones (5 KiB) 10 MiB.
 const PREFETCH: u16 = 2_000;
+
+/// For channels and consumers together: a queue that has lost its majority answers nothing, while heartbeats go on.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For all moves of one settlement together; a confirm takes milliseconds.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -251,6 +254,13 @@ impl Open {
             Source::DeadLetters => "dead letters",
         };
         let link = Link::open(broker, half).await?;
+        match timeout(BEGIN_TIMEOUT, Self::begin(link, source)).await {
+            Ok(open) => open,
+            Err(_) => Err(LinkError::Slow(Step::Consuming)),
+        }
+    }
+
+    async fn begin(link: Link, source: Source) -> Result<Self, LinkError> {
         let moves = link.channel().await?;
         moves.confirm_select(ConfirmSelectOptions::default()).await?;
         let channel = link.channel().await?;

@@ -60,6 +60,7 @@ pub enum Step {
     Connecting,
     Declaring,
     Channel,
+    Consuming,
 }
 
 impl std::fmt::Display for Step {
@@ -68,6 +69,7 @@ impl std::fmt::Display for Step {
             Self::Connecting => "connecting",
             Self::Declaring => "declaring the topology",
             Self::Channel => "opening a channel",
+            Self::Consuming => "beginning to consume",
         })
     }
 }

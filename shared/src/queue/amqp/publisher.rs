@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::Broker;
-use super::link::{Backoff, Link, LinkError};
+use super::link::{Backoff, Link, LinkError, Step};
 use super::message::{Moved, properties};
 use super::topology::{WEBHOOKS, WEBHOOKS_KEY};
 use crate::clock::{Clock, SystemClock};
@@ -44,6 +44,9 @@ const INBOX_MAX: usize = 1024;
 /// A confirm that is older than this, on a connection whose heartbeats arrive, is not waited for: the lane is built
 /// anew. Well above the election of a queue's new leader.
 const CONFIRM_AGE_MAX: Duration = Duration::from_secs(15);
+
+/// For putting a channel into confirm mode; a broker takes milliseconds.
+const CONFIRM_SELECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a lane that is idle looks whether its channel still stands, and how old its confirms are.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -351,6 +354,11 @@ impl Lane {
                 }
                 job = self.inbox.recv(), if confirms.len() < IN_FLIGHT_MAX => {
                     let Some(Job { route, body, properties, verdict }) = job else { break End::Finished };
+                    if verdict.is_closed() {
+                        // It waited longer than its budget and was told so. Sent all the same, a full inbox would stay one: each
+                        // message would be late because those before it were.
+                        continue;
+                    }
                     if link.connection.status().blocked() {
                         let _ = verdict.send(Err(PublishError::Blocked("the broker blocks publishers".to_owned())));
                         continue;
@@ -372,7 +380,10 @@ impl Lane {
 async fn open(broker: Arc<Broker>, number: usize) -> Result<(Link, Channel), LinkError> {
     let link = Link::open(&broker, &format!("publish {number}")).await?;
     let channel = link.channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    match timeout(CONFIRM_SELECT_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await {
+        Ok(selected) => selected?,
+        Err(_) => return Err(LinkError::Slow(Step::Channel)),
+    }
     Ok((link, channel))
 }
 
