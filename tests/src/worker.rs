@@ -1,4 +1,4 @@
-//! The worker's parts in this process: what a step needs, deliveries as the ingress makes them, and a store that fails when
+//! The worker's parts in this process: what a step needs, deliveries as the ingress makes them, and parts that fail when
 //! told.
 
 use std::collections::HashMap;
@@ -7,13 +7,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use paybell::simulator::{SimulatedPsp, Webhook};
 use paybell_shared::clock::{Clock, SystemClock, Timestamp};
 use paybell_shared::config::Config;
 use paybell_shared::envelope::Envelope;
+use paybell_shared::event::PaymentEvent;
 use paybell_shared::money::{Currency, Money};
-use paybell_shared::psp::{Account, WebhookRequest};
+use paybell_shared::psp::stripe::Stripe;
+use paybell_shared::psp::{
+    Account, Answer, AskError, Asked, EndpointList, Keys, Profile, Psp, ReadError, Rejection, SettingError, TranslateError,
+    Verified, WebhookRequest,
+};
 use paybell_shared::queue::{Delivery, Message, Tag};
 use paybell_worker::consume::Context;
 use paybell_worker::ids::Ids;
@@ -170,5 +176,54 @@ impl Store for FailingStore {
 
     async fn close(&self) {
         self.store.close().await;
+    }
+}
+
+/// An adapter with the fault that none may have (invariant I7): what it should read, it panics on.
+pub struct Panicking;
+
+impl Psp for Panicking {
+    fn id(&self) -> &'static str {
+        "panicking"
+    }
+
+    fn profile(&self) -> &'static Profile {
+        Stripe.profile()
+    }
+
+    fn check(&self, _: &Account) -> Result<(), SettingError> {
+        Ok(())
+    }
+
+    fn verify(&self, _: &WebhookRequest<'_>, _: &Keys, _: Timestamp) -> Result<Verified, Rejection> {
+        Err(Rejection::EmptyBody)
+    }
+
+    fn translate(&self, _: &Envelope, _: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
+        panic!("an adapter panics, as a test wants it to")
+    }
+
+    fn status_request(&self, payment_id: &str, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        Stripe.status_request(payment_id, cursor, account)
+    }
+
+    fn read_status(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
+        panic!("an adapter panics, as a test wants it to")
+    }
+
+    fn events_request(&self, _: Timestamp, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
+        Err(AskError::Unsupported)
+    }
+
+    fn read_events(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
+        Err(ReadError::NotFound)
+    }
+
+    fn endpoints_request(&self, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
+        Err(AskError::Unsupported)
+    }
+
+    fn read_endpoints(&self, _: &Response<Bytes>) -> Result<EndpointList, ReadError> {
+        Err(ReadError::NotFound)
     }
 }

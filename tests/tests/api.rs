@@ -75,7 +75,8 @@ impl Api {
 /// A payment over 49.99 EUR with these fields set.
 fn payment(fields: Value) -> Value {
     let mut payment = json!({ "psp": "stripe", "amount": 4999, "currency": "EUR" });
-    payment.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let Value::Object(fields) = fields else { panic!("fields are an object") };
+    payment.as_object_mut().unwrap().extend(fields);
     payment
 }
 
@@ -196,6 +197,13 @@ async fn an_impossible_field_is_named() {
         let detail = problem(answer, StatusCode::UNPROCESSABLE_ENTITY).await;
         assert!(detail.contains(named), "{field}: {detail}");
     }
+    // An array of the fields, in their places, is no object; neither is a field given twice one value.
+    problem(api.put("/v1/orders/o", &json!(["stripe", null, null, 4999, "EUR", null])).await, StatusCode::UNPROCESSABLE_ENTITY)
+        .await;
+    let twice = r#"{ "psp": "stripe", "amount": 4999, "currency": "EUR", "amount": 1 }"#;
+    let request = api.request(Method::PUT, "/v1/orders/o").bearer_auth(TOKEN).header("content-type", "application/json");
+    let detail = problem(request.body(twice).send().await.unwrap(), StatusCode::UNPROCESSABLE_ENTITY).await;
+    assert!(detail.contains("amount"), "{detail}");
     let detail = problem(api.put("/v1/orders/o", &json!({ "psp": "stripe" })).await, StatusCode::UNPROCESSABLE_ENTITY).await;
     assert!(detail.contains("amount"), "{detail}");
     for id in ["a%00b", "%0A", "%7F", "%C2%85", &"x".repeat(256), &"%C3%A9".repeat(128)] {

@@ -6,26 +6,27 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use paybell::simulator::Webhook;
-use paybell::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState};
+use paybell::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState, payment_id};
 use paybell::simulator::stripe_api::StripeAccount;
 use paybell_shared::clock::{Clock as _, ManualClock, SystemClock};
 use paybell_shared::psp::Account;
 use paybell_tests::conformance::store::Bench;
 use paybell_tests::servers::free_port;
 use paybell_tests::shop::configuration;
-use paybell_tests::worker::{accounts, context, delivery, message, register};
+use paybell_tests::worker::{FailingStore, Panicking, accounts, context, delivery, message, register};
 use paybell_worker::consume;
 use paybell_worker::order::OrderStatus;
 use paybell_worker::reconcile::{Reconciler, StepReport, step};
-use paybell_worker::store::StoredOrder;
-use paybell_worker::transport::HttpTransport;
+use paybell_worker::store::{StoreError, StoredOrder};
+use paybell_worker::transport::{HttpTransport, PspTransport, TransportError};
 use serde_json::json;
-use tokio::sync::Barrier;
 use tokio_util::task::AbortOnDropHandle;
 
 const API_KEY: &str = "sk_test_of_the_tests_only";
@@ -52,27 +53,32 @@ struct Api {
     asked: Mutex<HashMap<String, usize>>,
     /// Answers in place of the account.
     instead: Mutex<Option<(StatusCode, String)>>,
-    in_flight: AtomicUsize,
-    in_flight_max: AtomicUsize,
-    /// Holds every request until another comes.
-    pairs: Mutex<Option<Arc<Barrier>>>,
 }
 
 async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
-    let in_flight = api.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
-    api.in_flight_max.fetch_max(in_flight, Ordering::SeqCst);
     *api.asked.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
-    let pairs = api.pairs.lock().unwrap().clone();
-    if let Some(pairs) = pairs {
-        pairs.wait().await;
-    }
     let instead = api.instead.lock().unwrap().clone();
-    let response = match instead {
+    match instead {
         Some(instead) => instead.into_response(),
         None => next.run(request).await,
-    };
-    api.in_flight.fetch_sub(1, Ordering::SeqCst);
-    response
+    }
+}
+
+/// Counts requests on their way.
+struct Counting {
+    transport: HttpTransport,
+    now: AtomicUsize,
+    max: AtomicUsize,
+}
+
+#[async_trait]
+impl PspTransport for Counting {
+    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, TransportError> {
+        self.max.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        let response = self.transport.send(request).await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        response
+    }
 }
 
 async fn scene() -> Scene {
@@ -249,19 +255,20 @@ async fn two_workers_share_what_is_due_and_ask_once_each() {
     scene.bench.check_invariants().await;
 }
 
-/// Each request waits at the PSP for another one: with fewer than two at a time nothing would be answered.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// All looks begin before any answer can be there, so whoever may ask at once does.
+#[tokio::test]
 async fn an_account_is_asked_two_questions_at_a_time() {
     let scene = scene().await;
-    let reconciler = scene.reconciler().await;
+    let transport = HttpTransport::new().unwrap();
+    let counting = Arc::new(Counting { transport, now: AtomicUsize::new(0), max: AtomicUsize::new(0) });
+    let reconciler = Reconciler::new(scene.reconciler().await.context, counting.clone());
     for number in 0..10 {
         scene.open(&reconciler, &format!("order-{number}")).await;
     }
-    *scene.api.pairs.lock().unwrap() = Some(Arc::new(Barrier::new(2)));
     scene.first_look_is_due();
     let StepReport { asked, failed, .. } = step(&reconciler).await.unwrap();
     assert_eq!((asked, failed), (10, 0));
-    assert_eq!(scene.api.in_flight_max.load(Ordering::SeqCst), 2);
+    assert_eq!(counting.max.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
@@ -316,11 +323,72 @@ async fn a_psp_that_is_not_reached_is_asked_again() {
     }
 }
 
+/// The oldest is the one that the database refuses, each time: the others are looked at all the same.
+#[tokio::test]
+async fn an_answer_that_the_database_refuses_costs_only_its_payment() {
+    let errors: [fn() -> StoreError; 2] = [
+        || StoreError::Refused(sqlx::Error::PoolClosed),
+        || StoreError::Inconsistent { table: "orders", column: "view", key: "x".to_owned(), problem: "newer".to_owned() },
+    ];
+    for error in errors {
+        let scene = scene().await;
+        let refused = payment_id("order-0");
+        let store = FailingStore::new(
+            Arc::clone(&scene.bench.store),
+            Box::new(move |work| {
+                let rows = work.arrivals.iter().flat_map(|arrival| &arrival.rows);
+                rows.map(|row| &row.key.event_id).any(|id| id.contains(&refused)).then(error)
+            }),
+        );
+        let context = context(store, scene.clock.clone(), vec![Arc::clone(&scene.account)]).await;
+        let reconciler = Reconciler::new(Arc::new(context), Arc::new(HttpTransport::new().unwrap()));
+        for number in 0..3 {
+            let id = scene.open(&reconciler, &format!("order-{number}")).await;
+            scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+            scene.clock.advance(Duration::from_secs(1));
+        }
+        scene.first_look_is_due();
+        assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 3, changed: 2, failed: 1 });
+        assert_eq!(scene.order("order-0").await.view.status, OrderStatus::Pending);
+        scene.assert_true("order-1").await;
+        scene.assert_true("order-2").await;
+    }
+}
+
+/// While a deploy rolls, a newer worker may write a status that this one does not know.
+#[tokio::test]
+async fn an_order_of_a_newer_version_holds_up_no_other() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    for order_id in ["order-0", "order-1"] {
+        let id = scene.open(&reconciler, order_id).await;
+        scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+    }
+    scene.bench.execute("UPDATE orders SET status = 'newer', view = '{\"status\":\"newer\"}' WHERE id = 'order-0'").await;
+    scene.first_look_is_due();
+    assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 2, changed: 1, failed: 1 });
+    assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Paid);
+}
+
+#[tokio::test]
+async fn an_adapter_that_panics_costs_only_its_own_look() {
+    let mut scene = scene().await;
+    scene.account = Arc::new(Account { psp: &Panicking, ..(*scene.account).clone() });
+    let reconciler = scene.reconciler().await;
+    scene.open(&reconciler, "order-1").await;
+    scene.first_look_is_due();
+    assert_eq!(step(&reconciler).await.unwrap(), FAILED);
+    assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Pending);
+}
+
+/// What happens to a payment at the PSP, from then on.
+type Story = fn(&mut Ledger, &str, i64);
+
 #[tokio::test]
 async fn refunds_and_disputes_made_at_the_psp_are_learned() {
     let scene = scene().await;
     let reconciler = scene.reconciler().await;
-    let stories: [(&str, fn(&mut Ledger, &str, i64)); 6] = [
+    let stories: [(&str, Story); 6] = [
         ("partially-refunded", |ledger, id, at| {
             ledger.refund(id, 1000, RefundState::Succeeded, at);
             ledger.refund(id, 500, RefundState::Failed, at);

@@ -22,7 +22,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::problem::Problem;
-use self::wire::{Order, OrderPage, OrdersQuery, RegisterOrder};
+use self::wire::{Object, Order, OrderPage, OrdersQuery, RegisterOrder};
 use crate::consume::Context;
 use crate::order::AccountKey;
 use crate::store::{Balance, Registered, Registration, Work};
@@ -150,10 +150,10 @@ const fn scope_name(scope: Scope) -> &'static str {
 async fn register_order(
     Extension(context): Extension<Arc<Context>>,
     id: Result<Path<String>, axum::extract::rejection::PathRejection>,
-    body: Result<Json<RegisterOrder>, JsonRejection>,
+    body: Result<Json<Object<RegisterOrder>>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Order>), Problem> {
     let Path(id) = id.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
-    let Json(body) = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
+    let Json(Object(body)) = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let registration = check_registration(&context, id, body)?;
     let registrations = [registration];
     let work = Work {

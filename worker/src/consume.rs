@@ -142,10 +142,11 @@ async fn apply(context: &Context, candidates: Vec<Candidate>, settled: &mut Vec<
                 settled.extend(part.into_iter().map(|candidate| (candidate.tag, Disposition::Release)));
             }
             Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) if part.len() == 1 => {
+                // What this version cannot read, a newer one may: while a deploy rolls, both run.
+                let again = matches!(error, StoreError::Inconsistent { .. });
                 let reason = format!("{:#}", anyhow::Error::new(error));
-                settled.extend(
-                    part.into_iter().map(|candidate| (candidate.tag, Disposition::DeadLetter { reason: reason.clone() })),
-                );
+                let disposition = if again { Disposition::Retry { reason } } else { Disposition::DeadLetter { reason } };
+                settled.extend(part.into_iter().map(|candidate| (candidate.tag, disposition.clone())));
             }
             Err(StoreError::Refused(_) | StoreError::Inconsistent { .. }) => {
                 let half = part.split_off(part.len() / 2);

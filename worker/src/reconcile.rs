@@ -4,6 +4,7 @@
 //! [`run`] only waits and steps.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ enum LookError {
     Endless,
     #[error("the account is not configured")]
     NoAccount,
+    #[error("reading the answer panicked")]
+    Panicked,
 }
 
 impl Reconciler {
@@ -153,7 +156,8 @@ async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, Store
         },
         Err(error) => {
             let (psp, account) = (&*check.account.psp, &*check.account.account);
-            tracing::warn!(event = "payment.polled", psp, account, payment_id = check.payment_id, error = %error, "no answer");
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "no answer");
             (Looked::Failed, check.order_status, "failed")
         }
     };
@@ -179,7 +183,9 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookErro
             reconciler.transport.send(request).await?
         };
         let asked = Asked { payment_id: &check.payment_id, cursor: cursor.as_deref(), at, look_id: &look_id };
-        let answer = account.psp.read_status(&asked, &response, account)?;
+        // Adapters never panic (invariant I7); if one does, it costs its own look and not the worker.
+        let answer = catch_unwind(AssertUnwindSafe(|| account.psp.read_status(&asked, &response, account)))
+            .map_err(|_| LookError::Panicked)??;
         told.events.extend(answer.events);
         told.unread.extend(answer.unread);
         match answer.next {

@@ -316,6 +316,7 @@ pub struct DueCheck {
     pub hint_seq: i64,
     /// Looks so far.
     pub looks: i32,
+    /// `None`: no order is known, or a newer version gave it a status that this one does not know.
     pub order_status: Option<OrderStatus>,
 }
 
