@@ -23,9 +23,9 @@ use crate::order::{AccountKey, OrderStatus};
 use crate::store::{DueCheck, StoreError, Work};
 use crate::transport::{PspTransport, TransportError};
 
-/// Payments leased at a time.
-const LEASED_MAX: u32 = 20;
-/// Longer than all the requests about one payment may take, so that no one else asks meanwhile.
+/// Payments leased at a time: four of ten pages each, two requests at a time of 15 s at the most, fit into the lease.
+const LEASED_MAX: u32 = 4;
+/// So long nobody else asks about them.
 const LEASE: Duration = Duration::from_mins(5);
 /// Requests at a time to one account.
 const CONCURRENT_PER_ACCOUNT: usize = 2;
