@@ -262,12 +262,12 @@ async fn an_account_is_asked_two_questions_at_a_time() {
     let transport = HttpTransport::new().unwrap();
     let counting = Arc::new(Counting { transport, now: AtomicUsize::new(0), max: AtomicUsize::new(0) });
     let reconciler = Reconciler::new(scene.reconciler().await.context, counting.clone());
-    for number in 0..10 {
+    for number in 0..4 {
         scene.open(&reconciler, &format!("order-{number}")).await;
     }
     scene.first_look_is_due();
     let StepReport { asked, failed, .. } = step(&reconciler).await.unwrap();
-    assert_eq!((asked, failed), (10, 0));
+    assert_eq!((asked, failed), (4, 0));
     assert_eq!(counting.max.load(Ordering::SeqCst), 2);
 }
 
@@ -422,8 +422,14 @@ async fn refunds_and_disputes_made_at_the_psp_are_learned() {
         story(ledger, &id, scene.start + 60);
     }
     scene.first_look_is_due();
-    let report = StepReport { asked: stories.len(), changed: stories.len(), failed: 0 };
-    assert_eq!(step(&reconciler).await.unwrap(), report);
+    let (mut asked, mut changed) = (0, 0);
+    while asked < stories.len() {
+        let report = step(&reconciler).await.unwrap();
+        assert!(report.asked > 0 && report.failed == 0, "after {asked}: {report:?}");
+        asked += report.asked;
+        changed += report.changed;
+    }
+    assert_eq!((asked, changed), (stories.len(), stories.len()));
     for (order_id, _) in stories {
         scene.assert_true(order_id).await;
     }
