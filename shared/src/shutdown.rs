@@ -10,8 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long a stop may take in all. Above the longest thing that is in flight (a publish budget of 2 s, a batch's
-/// transaction of 30 s at the very most), below the 60 s after which operators set SIGKILL.
+/// How long a stop may take in all. Above what is usually in flight (a publish budget of 2 s, a body's time-out, a batch's
+/// transaction of milliseconds; one that fights for locks may take longer, and is then rolled back and comes again), below
+/// the 60 s after which operators set SIGKILL.
 const STOP_DEADLINE: Duration = Duration::from_secs(45);
 
 /// How long those who watch the stop may take to end after it.
