@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::event::Mode;
 use crate::psp::{self, Account, Api, Keys};
@@ -37,6 +38,8 @@ pub struct Config {
     pub store: Store,
     pub seen: Seen,
     pub limits: Limits,
+    pub retention: Retention,
+    pub subscribers: Vec<Subscriber>,
     pub accounts: Vec<ConfiguredAccount>,
 }
 
@@ -161,12 +164,38 @@ pub struct Limits {
     pub batch_linger_ms: u64,
     /// Delays of the retry ladder.
     pub retry_steps_s: Vec<u64>,
+    /// How long an event may wait for its order before it is on the operators' list.
+    pub parked_max_s: u64,
+}
+
+/// How long is kept what is not kept for ever. Keys, facts and changes are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// The exact bytes of webhooks, which a replay needs.
+    pub bodies_days: u32,
+    /// How far back a stream may be resumed.
+    pub stream_days: u32,
+}
+
+/// Who is told of every change of an order by a signed request.
+#[derive(Clone, Debug)]
+pub struct Subscriber {
+    /// Names it in the database and in metrics: its host, and a hash of its URL, which may hold a secret.
+    pub name: Arc<str>,
+    pub url: String,
+    /// The first one signs; the others too, so that they can be rotated.
+    pub secrets: Vec<Secret>,
+    /// It may be at a private address, and by `http:`.
+    pub allow_private: bool,
 }
 
 /// An account of a PSP and what the ingress needs to know of its callers.
 #[derive(Clone, Debug)]
 pub struct ConfiguredAccount {
     pub account: Arc<Account>,
+    /// So much more than expected may be captured: tips.
+    pub over_capture_percent: u8,
     /// Empty: from anywhere.
     pub allow_from: Vec<IpNet>,
 }
@@ -186,8 +215,19 @@ pub enum ConfigError {
 
 /// Keys whose values have a form. Only these are repeated in an error: what stands before a `=` may be part of a secret, if
 /// a string goes over several lines.
-const KEYS_THAT_MAY_BE_MALFORMED: [&str; 9] =
-    ["listen", "ops_listen", "trusted_proxies", "consume", "scopes", "registration", "mode", "allow_from", "tolerance_s"];
+const KEYS_THAT_MAY_BE_MALFORMED: [&str; 11] = [
+    "allow_private",
+    "over_capture_percent",
+    "listen",
+    "ops_listen",
+    "trusted_proxies",
+    "consume",
+    "scopes",
+    "registration",
+    "mode",
+    "allow_from",
+    "tolerance_s",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -201,7 +241,18 @@ struct File {
     store: Store,
     seen: Seen,
     limits: Limits,
+    retention: Retention,
+    subscriber: Vec<SubscriberTable>,
     psp: Vec<PspTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubscriberTable {
+    url: String,
+    secrets: Vec<SecretSource>,
+    #[serde(default)]
+    allow_private: bool,
 }
 
 #[derive(Deserialize)]
@@ -233,6 +284,8 @@ struct PspTable {
     order_reference: Option<String>,
     #[serde(default = "default_tolerance_s")]
     tolerance_s: u32,
+    #[serde(default)]
+    over_capture_percent: u8,
     #[serde(default)]
     allow_from: Vec<IpNet>,
 }
@@ -301,7 +354,15 @@ impl Default for Limits {
             batch_max: 256,
             batch_linger_ms: 5,
             retry_steps_s: vec![5, 30, 300, 1_800, 7_200],
+            parked_max_s: 86_400,
         }
+    }
+}
+
+impl Default for Retention {
+    /// Bodies: longer than any PSP sends again (30 days) and than most disputes take to begin. A stream: over a long weekend.
+    fn default() -> Self {
+        Self { bodies_days: 90, stream_days: 7 }
     }
 }
 
@@ -372,7 +433,7 @@ impl Config {
     }
 }
 
-const TABLES: [&str; 8] = ["ingress", "worker", "api", "orders", "queue", "store", "seen", "limits"];
+const TABLES: [&str; 9] = ["ingress", "worker", "api", "orders", "queue", "store", "seen", "limits", "retention"];
 
 /// The table and key that an environment variable stands for; `None` if it is not one of ours.
 fn setting_of(variable: &str) -> Option<(String, String)> {
@@ -387,7 +448,7 @@ fn setting_of(variable: &str) -> Option<(String, String)> {
 fn typed(variable: &str, section: &str, key: &str, value: String) -> Result<toml::Value, ConfigError> {
     Ok(match (section, key) {
         ("limits", "retry_steps_s") => integers(variable, &value)?,
-        ("limits", _) => toml::Value::Integer(integer(variable, &value)?),
+        ("limits" | "retention", _) => toml::Value::Integer(integer(variable, &value)?),
         ("worker", "consume") => toml::Value::Boolean(value.trim().parse().map_err(|_| ConfigError::Setting {
             setting: variable.to_owned(),
             problem: format!("{value:?} is neither true nor false"),
@@ -433,6 +494,7 @@ fn integers(variable: &str, value: &str) -> Result<toml::Value, ConfigError> {
 impl File {
     fn check(self) -> Result<Config, ConfigError> {
         self.limits.check()?;
+        self.retention.check()?;
         check_url("[queue] url", &self.queue.url, &["amqp", "amqps", "sqlite"])?;
         check_url("[store] url", &self.store.url, &["postgres", "postgresql", "sqlite"])?;
         check_url("[seen] url", &self.seen.url, &["redis", "rediss", "memory"])?;
@@ -448,6 +510,17 @@ impl File {
         }
         check_apart(("[ingress] listen", self.ingress.listen), ("[ingress] ops_listen", self.ingress.ops_listen))?;
         check_apart(("[api] listen", self.api.listen), ("[worker] ops_listen", self.worker.ops_listen))?;
+        let mut subscribers: Vec<Subscriber> = Vec::with_capacity(self.subscriber.len());
+        for (index, table) in self.subscriber.into_iter().enumerate() {
+            let subscriber = table.check(index)?;
+            if subscribers.iter().any(|other| other.name == subscriber.name) {
+                return Err(ConfigError::Setting {
+                    setting: format!("subscriber[{index}].url"),
+                    problem: "is another subscriber's: it would be told everything twice".to_owned(),
+                });
+            }
+            subscribers.push(subscriber);
+        }
         let mut accounts: Vec<ConfiguredAccount> = Vec::with_capacity(self.psp.len());
         for (index, table) in self.psp.into_iter().enumerate() {
             let configured = table.check(index)?;
@@ -478,6 +551,8 @@ impl File {
             store: self.store,
             seen: self.seen,
             limits: self.limits,
+            retention: self.retention,
+            subscribers,
             accounts,
         })
     }
@@ -552,10 +627,48 @@ impl Limits {
         if self.batch_linger_ms > 1_000 {
             return refuse("batch_linger_ms", "must be at most 1000");
         }
+        if !(60..=30 * 86_400).contains(&self.parked_max_s) {
+            return refuse("parked_max_s", "must be 60 to 2592000, 30 days");
+        }
         if self.retry_steps_s.is_empty() || self.retry_steps_s.contains(&0) || self.retry_steps_s.len() > 16 {
             return refuse("retry_steps_s", "must be 1 to 16 delays of at least one second");
         }
         Ok(())
+    }
+}
+
+impl Retention {
+    fn check(&self) -> Result<(), ConfigError> {
+        for (key, days) in [("bodies_days", self.bodies_days), ("stream_days", self.stream_days)] {
+            if !(1..=3_650).contains(&days) {
+                let problem = "must be 1 to 3650".to_owned();
+                return Err(ConfigError::Setting { setting: format!("[retention] {key}"), problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SubscriberTable {
+    fn check(self, index: usize) -> Result<Subscriber, ConfigError> {
+        let named = |key: &str| format!("subscriber[{index}].{key}");
+        let refuse = |key: &str, problem: &str| ConfigError::Setting { setting: named(key), problem: problem.to_owned() };
+        let schemes: &[&str] = if self.allow_private { &["https", "http"] } else { &["https"] };
+        check_url(&named("url"), &self.url, schemes)?;
+        let uri: http::Uri = self.url.parse().map_err(|_| refuse("url", "is not a URL"))?;
+        let authority = uri.authority().ok_or_else(|| refuse("url", "has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(refuse("url", "holds credentials: notifications are signed instead"));
+        }
+        if self.secrets.is_empty() {
+            return Err(refuse("secrets", "is empty: notifications are signed"));
+        }
+        let secrets = self.secrets.iter().enumerate();
+        let secrets = secrets.map(|(number, source)| read_secret(source, named(&format!("secrets[{number}]"))));
+        let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
+        let hash = hex::encode(&Sha256::digest(&self.url)[..4]);
+        let name = format!("{}/{hash}", authority.host().to_ascii_lowercase());
+        Ok(Subscriber { name: name.into(), url: self.url, secrets, allow_private: self.allow_private })
     }
 }
 
@@ -624,7 +737,11 @@ impl PspTable {
             order_reference: self.order_reference.map(|path| path.split('.').map(str::to_owned).collect()),
         };
         adapter.check(&account).map_err(|error| refuse(error.setting, error.problem))?;
-        Ok(ConfiguredAccount { account: Arc::new(account), allow_from: self.allow_from })
+        let over_capture_percent = self.over_capture_percent;
+        if over_capture_percent > 100 {
+            return Err(refuse("over_capture_percent", "must be 0 to 100".to_owned()));
+        }
+        Ok(ConfiguredAccount { account: Arc::new(account), over_capture_percent, allow_from: self.allow_from })
     }
 }
 

@@ -45,6 +45,10 @@ struct ApiState {
     tokens: Arc<[ApiToken]>,
 }
 
+/// The name of the token that a request came with.
+#[derive(Clone)]
+struct Caller(String);
+
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Paybell internal API", description = "Register orders, and ask where they stand."),
@@ -111,6 +115,7 @@ async fn authorize(State(state): State<ApiState>, mut request: Request, next: Ne
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the database was not reached yet").into_response();
     };
     request.extensions_mut().insert(Arc::clone(context));
+    request.extensions_mut().insert(Caller(token.name.clone()));
     if needed == Scope::Operate {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = next.run(request).await;
@@ -149,21 +154,15 @@ const fn scope_name(scope: Scope) -> &'static str {
 )]
 async fn register_order(
     Extension(context): Extension<Arc<Context>>,
+    Extension(caller): Extension<Caller>,
     id: Result<Path<String>, axum::extract::rejection::PathRejection>,
     body: Result<Json<Object<RegisterOrder>>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Order>), Problem> {
     let Path(id) = id.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
     let Json(Object(body)) = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
-    let registration = check_registration(&context, id, body)?;
+    let registration = check_registration(&context, caller, id, body)?;
     let registrations = [registration];
-    let work = Work {
-        arrivals: &[],
-        registrations: &registrations,
-        events_create_orders: context.events_create_orders,
-        now: context.clock.now(),
-        ids: &context.ids,
-        first_look: &context.first_look,
-    };
+    let work = Work { registrations: &registrations, ..context.work() };
     let mut applied = context.store.apply(&work).await?;
     match applied.registrations.pop() {
         Some(Registered::Created(order)) => Ok((StatusCode::CREATED, Json((*order).into()))),
@@ -174,7 +173,12 @@ async fn register_order(
     }
 }
 
-fn check_registration(context: &Context, id: String, body: RegisterOrder) -> Result<Registration, Problem> {
+fn check_registration(
+    context: &Context,
+    Caller(operator): Caller,
+    id: String,
+    body: RegisterOrder,
+) -> Result<Registration, Problem> {
     let unprocessable = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
     let is_id = |text: &str| !text.is_empty() && text.len() <= ORDER_ID_BYTES_MAX && !text.chars().any(char::is_control);
     if !is_id(&id) {
@@ -209,6 +213,7 @@ fn check_registration(context: &Context, id: String, body: RegisterOrder) -> Res
         payment_id: body.payment_id,
         expected: Money::new(body.amount, currency),
         expires_at,
+        operator,
     })
 }
 

@@ -22,8 +22,8 @@ use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
 use crate::order::{AccountKey, Registers};
 use crate::store::{
-    BodyWrite, BookKey, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan, ReferenceKey, Registered,
-    Registration, RegistrationConflict, Snapshot, StoredOrder, Transition, Wanted, WokenEvent, Work,
+    ActionKind, ActionWrite, BodyWrite, BookKey, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan,
+    ReferenceKey, Registered, Registration, RegistrationConflict, Snapshot, StoredOrder, Transition, Wanted, WokenEvent, Work,
 };
 
 const HOUR_MS: i64 = 3_600_000;
@@ -147,6 +147,7 @@ impl<'a> Planner<'a> {
         {
             return Err(RegistrationConflict::OtherAmount(expected));
         }
+        let before = known.cloned();
         let registers = self.order_mut(id);
         registers.expected = Some(registration.expected);
         registers.expires_at = registration.expires_at.or(registers.expires_at);
@@ -154,7 +155,21 @@ impl<'a> Planner<'a> {
         registers.add_account(psp, account);
         if let Some(payment_id) = &registration.payment_id {
             registers.add_payment(psp, account, payment_id);
+        }
+        let is_news = before.as_ref() != Some(&*registers);
+        if let Some(payment_id) = &registration.payment_id {
             self.first_look(&registration.account, payment_id);
+        }
+        if is_news {
+            self.plan.actions.push(ActionWrite {
+                id: self.ids.next(),
+                order_id: id.clone(),
+                kind: ActionKind::Registered,
+                operator: registration.operator.clone(),
+                reason: None,
+                at: self.work.now,
+                detail: registration_detail(registration),
+            });
         }
         for reference in references {
             self.links.insert(reference, id.clone());
@@ -176,7 +191,8 @@ impl<'a> Planner<'a> {
                         self.plan.bodies.push(BodyWrite { id, body: body.clone() });
                         id
                     });
-                    self.plan.events.push(EventWrite { body_id: Some(id), ..write });
+                    let secret_name = Some(Arc::clone(&body.secret_name));
+                    self.plan.events.push(EventWrite { body_id: Some(id), secret_name, ..write });
                 } else {
                     self.plan.events.push(write);
                 }
@@ -203,8 +219,15 @@ impl<'a> Planner<'a> {
     fn admit(&mut self, row: &'a InboxRow) -> Option<EventWrite> {
         let says = KnownEvent { facts_sha256: row.facts_sha256, mapping_version: row.mapping_version };
         let known = self.snapshot.known.get(&row.key).or_else(|| self.met.get(&row.key));
-        let write =
-            |row: InboxRow, outcome| EventWrite { row, body_id: None, outcome, order_id: None, applied_at: self.work.now };
+        let write = |row: InboxRow, outcome| EventWrite {
+            row,
+            body_id: None,
+            outcome,
+            order_id: None,
+            order_version: None,
+            secret_name: None,
+            at: self.work.now,
+        };
         match known {
             None => {
                 self.met.insert(&row.key, says);
@@ -285,7 +308,8 @@ impl<'a> Planner<'a> {
                 self.plan.events[index].order_id = Some(order_id.to_owned());
             }
             Origin::Parked => {
-                let woken = WokenEvent { key: key.clone(), outcome, order_id: order_id.to_owned(), at: self.work.now };
+                let order_id = order_id.to_owned();
+                let woken = WokenEvent { key: key.clone(), outcome, order_id, order_version: 0, at: self.work.now };
                 self.plan.woken.push(woken);
                 self.book(&account_of(key), seeker.received_at, Outcome::Parked, -1);
                 self.book(&account_of(key), seeker.received_at, outcome, 1);
@@ -299,7 +323,7 @@ impl<'a> Planner<'a> {
         for reference in references(event) {
             let order_id = match reference.kind {
                 // The merchant's own id is the order, once it exists or may come into being.
-                ReferenceKind::Order if self.exists(&reference.value) || self.work.events_create_orders => reference.value,
+                ReferenceKind::Order if self.exists(&reference.value) || self.work.policy.events_create_orders => reference.value,
                 ReferenceKind::Order => {
                     unregistered = Some(reference.value);
                     continue;
@@ -342,7 +366,7 @@ impl<'a> Planner<'a> {
     }
 
     fn first_look(&mut self, account: &AccountKey, payment_id: &str) {
-        if let Some(delay) = self.work.first_look.get(account)
+        if let Some(delay) = self.work.policy.first_look.get(account)
             && self.first_looks.insert((account.clone(), payment_id.to_owned()))
         {
             let next_check_at = self.work.now.plus(*delay);
@@ -375,6 +399,14 @@ impl<'a> Planner<'a> {
                 self.plan.orders.push(write);
             }
         }
+        let version_of = |order_id: &str| current.get(order_id).map(|stored: &StoredOrder| stored.version);
+        for write in &mut self.plan.events {
+            write.order_version = write.order_id.as_deref().and_then(version_of);
+        }
+        for woken in &mut self.plan.woken {
+            woken.order_version = version_of(&woken.order_id).unwrap_or_default();
+        }
+        self.plan.destinations.clone_from(&self.work.policy.destinations);
         let is_new = |(reference, _): &(ReferenceKey, String)| !matches!(self.snapshot.references.get(reference), Some(Some(_)));
         self.plan.links = self.links.into_iter().filter(is_new).collect();
         self.plan.applied.registrations = registered(self.work, self.snapshot, self.refused, &current);
@@ -383,6 +415,18 @@ impl<'a> Planner<'a> {
         self.plan.applied.transitions = self.plan.orders.iter().filter(|write| write.transition.is_some()).count();
         Decision::Write(Box::new(self.plan))
     }
+}
+
+/// What the shop said, for the order's timeline.
+fn registration_detail(registration: &Registration) -> serde_json::Value {
+    serde_json::json!({
+        "psp": registration.account.psp,
+        "account": registration.account.account,
+        "payment_id": registration.payment_id,
+        "amount": registration.expected.minor,
+        "currency": registration.expected.currency.to_string(),
+        "expires_at": registration.expires_at.map(|at| at.to_string()),
+    })
 }
 
 fn account_of(key: &EventKey) -> AccountKey {
@@ -449,13 +493,13 @@ mod tests {
     use paybell_shared::money::{Currency, Money};
 
     use super::*;
+    use crate::store::Policy;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_790_000_000);
 
     fn plan_of(arrivals: &[crate::inbox::Arrival], registrations: &[Registration], snapshot: &Snapshot) -> Plan {
-        let ids = Ids::seeded(1);
-        let (first_look, events_create_orders) = (&HashMap::new(), false);
-        let work = Work { arrivals, registrations, events_create_orders, now: NOW, ids: &ids, first_look };
+        let (ids, policy) = (Ids::seeded(1), Policy::default());
+        let work = Work { arrivals, registrations, ..Work::new(&policy, &ids, NOW) };
         match plan(&work, snapshot, &ids) {
             Decision::Write(plan) => *plan,
             Decision::ReadMore(more) => panic!("{more:?}"),
@@ -473,6 +517,7 @@ mod tests {
             payment_id: Some("pi_1".to_owned()),
             expected,
             expires_at: None,
+            operator: "test".to_owned(),
         };
         let registered = plan_of(&[], &[registration], &Snapshot::default()).orders.remove(0);
         let key = EventKey { psp: account.psp.clone(), account: account.account, event_id: "evt_1".to_owned() };

@@ -36,7 +36,7 @@ use crate::ids::Ids;
 use crate::order::AccountKey;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
-use crate::store::{ConnectError, Store};
+use crate::store::{ConnectError, Policy, Store};
 use crate::transport::HttpTransport;
 
 /// Between attempts to reach a database that is not there at the start: doubled from the shortest to the longest.
@@ -77,8 +77,11 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
         seen,
         accounts,
         clock,
-        first_look,
-        events_create_orders: config.orders.registration == Registration::Optional,
+        policy: Policy {
+            events_create_orders: config.orders.registration == Registration::Optional,
+            first_look,
+            destinations: Vec::new(),
+        },
         consume: config.worker.consume.then(|| queue.clone()),
         limits: BatchLimits {
             deliveries_max: config.limits.batch_max,
@@ -113,8 +116,7 @@ struct Parts {
     seen: Arc<dyn seen::SeenEvents>,
     accounts: HashMap<AccountKey, Arc<Account>>,
     clock: Arc<dyn Clock>,
-    first_look: HashMap<AccountKey, Duration>,
-    events_create_orders: bool,
+    policy: Policy,
     consume: Option<Queue>,
     limits: BatchLimits,
     answering: Arc<OnceLock<Arc<Context>>>,
@@ -132,8 +134,7 @@ impl Parts {
             clock: self.clock,
             ids: Ids::random(),
             epoch,
-            events_create_orders: self.events_create_orders,
-            first_look: self.first_look,
+            policy: self.policy,
         });
         let shutdown = &self.shutdown;
         shutdown.spawn("pulse", pulse::run(Arc::clone(&context), self.pulse, shutdown.clone()));

@@ -22,7 +22,7 @@ use paybell_worker::ids::Ids;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::store::{
-    Applied, Registered, Registration, RegistrationConflict, Store, StoreError, StoredOrder, Work, connect,
+    Applied, Policy, Registered, Registration, RegistrationConflict, Store, StoreError, StoredOrder, Work, connect,
 };
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -80,7 +80,7 @@ pub struct Bench {
     pub url: String,
     pub database: Database,
     pub ids: Ids,
-    first_look: HashMap<AccountKey, Duration>,
+    policy: Policy,
     /// Goes with the bench.
     _folder: Option<TemporaryFolder>,
 }
@@ -111,7 +111,8 @@ impl Bench {
             Database::Postgres(PgPool::connect(&url).await.unwrap())
         };
         let first_look = HashMap::from([(account(), FIRST_LOOK)]);
-        Self { store, url, database, ids: Ids::seeded(7), first_look, _folder: None }
+        let policy = Policy { first_look, ..Policy::default() };
+        Self { store, url, database, ids: Ids::seeded(7), policy, _folder: None }
     }
 
     /// An `SQLite` database in a folder that goes with the bench. The folder does not exist: the store makes it.
@@ -135,8 +136,8 @@ impl Bench {
         registrations: &[Registration],
         events_create_orders: bool,
     ) -> Result<Applied, StoreError> {
-        let Self { ids, first_look, .. } = self;
-        self.store.apply(&Work { arrivals, registrations, events_create_orders, now: NOW, ids, first_look }).await
+        let policy = Policy { events_create_orders, ..self.policy.clone() };
+        self.store.apply(&Work { arrivals, registrations, ..Work::new(&policy, &self.ids, NOW) }).await
     }
 
     /// Events under `registration = "optional"`: the outcome of each, by id, in the order of the ids.
@@ -294,7 +295,20 @@ pub async fn a_call_given_up_does_all_or_nothing(bench: &Bench) {
 /// Every process migrates at its start, and a deploy starts many.
 pub async fn many_start_at_once(bench: &Bench) {
     bench.execute("DROP TABLE meta").await;
-    for table in ["events", "bodies", "orders", "refs", "parkings", "transitions", "checks", "books", "_sqlx_migrations"] {
+    for table in [
+        "events",
+        "bodies",
+        "orders",
+        "refs",
+        "parkings",
+        "transitions",
+        "checks",
+        "books",
+        "outbox",
+        "notices",
+        "actions",
+        "_sqlx_migrations",
+    ] {
         bench.execute(&format!("DROP TABLE {table}")).await;
     }
     let stores = join_all((0..6).map(|_| connect(&bench.url))).await;
@@ -831,6 +845,7 @@ pub fn registration(order: &str, payment: Option<&str>, minor: i64) -> Registrat
         payment_id: payment.map(str::to_owned),
         expected: eur(minor),
         expires_at: None,
+        operator: "test".to_owned(),
     }
 }
 
