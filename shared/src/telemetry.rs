@@ -41,6 +41,8 @@ pub const EVENTS_WOKEN_TOTAL: &str = "paybell_events_woken_total";
 pub const ORDER_TRANSITIONS_TOTAL: &str = "paybell_order_transitions_total";
 /// Deliveries in a batch.
 pub const BATCH_DELIVERIES: &str = "paybell_batch_deliveries";
+/// Stages of a batch's way from the queue to its commit, by [`STAGE`].
+pub const APPLY_SECONDS: &str = "paybell_apply_seconds";
 /// Pauses of consumption because the database was away.
 pub const CONSUME_PAUSES_TOTAL: &str = "paybell_consume_pauses_total";
 /// Deliveries looked up among those seen before, by [`OUTCOME`]: hit or miss.
@@ -50,12 +52,18 @@ pub const SEEN_REQUESTS_TOTAL: &str = "paybell_seen_requests_total";
 /// Payments asked about, by [`PSP`] and [`OUTCOME`]: changed, same or failed.
 pub const RECONCILE_LOOKS_TOTAL: &str = "paybell_reconcile_looks_total";
 
+/// Bodies of webhooks that were deleted one by one for their age; those in a dropped partition are not counted.
+pub const BODIES_DELETED_TOTAL: &str = "paybell_bodies_deleted_total";
+/// Partitions of bodies, by [`OUTCOME`]: made or dropped.
+pub const BODY_PARTITIONS_TOTAL: &str = "paybell_body_partitions_total";
+
 pub const PSP: &str = "psp";
 pub const ACCOUNT: &str = "account";
 pub const OUTCOME: &str = "outcome";
 pub const REASON: &str = "reason";
 pub const SECRET: &str = "secret";
 pub const SERVER: &str = "server";
+pub const STAGE: &str = "stage";
 
 /// Upper bounds of a histogram's buckets, in seconds. Milliseconds matter for an acknowledgement; 2 s is the publish
 /// budget, 10 s what PSPs wait for; a lag may be hours.
@@ -120,9 +128,12 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_counter!(EVENTS_WOKEN_TOTAL, "Parked events that found their order.");
     describe_counter!(ORDER_TRANSITIONS_TOTAL, "Visible changes of orders.");
     describe_histogram!(BATCH_DELIVERIES, "Deliveries in a batch.");
+    describe_histogram!(APPLY_SECONDS, Unit::Seconds, "Stages of a batch's way from the queue to its commit.");
     describe_counter!(CONSUME_PAUSES_TOTAL, "Pauses of consumption because the database was away.");
     describe_counter!(SEEN_TOTAL, "Deliveries looked up among those seen before, by outcome: hit or miss.");
     describe_counter!(SEEN_REQUESTS_TOTAL, "Requests to Redis by outcome: ok, failed, or skipped while it is left alone.");
+    describe_counter!(BODIES_DELETED_TOTAL, "Bodies that were deleted one by one for their age.");
+    describe_counter!(BODY_PARTITIONS_TOTAL, "Partitions of bodies, by outcome: made or dropped.");
     describe_counter!(RECONCILE_LOOKS_TOTAL, "Payments asked about, by PSP and outcome: changed, same or failed.");
     Ok(handle)
 }

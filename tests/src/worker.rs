@@ -26,7 +26,7 @@ use paybell_worker::ids::Ids;
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::store::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow, Policy,
-    Position, Positioned, Registered, Registration, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline,
+    Position, Positioned, ReferenceKey, Registered, Registration, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline,
     Work,
 };
 use paybell_worker::{seen, store};
@@ -213,6 +213,10 @@ impl Store for FailingStore {
         limit: u32,
     ) -> Result<Vec<ParkedRow>, StoreError> {
         self.store.parked(before, after, limit).await
+    }
+
+    async fn unwoken(&self, after: Option<&ReferenceKey>, limit: u32) -> Result<Vec<ReferenceKey>, StoreError> {
+        self.store.unwoken(after, limit).await
     }
 
     async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {

@@ -41,6 +41,8 @@ pub fn wanted(work: &Work<'_>) -> Wanted {
     for registration in work.registrations {
         wanted.references.extend(registration_references(registration));
     }
+    wanted.references.extend(work.wake.iter().cloned());
+    wanted.parked_led = wanted.keys.is_empty() && work.registrations.is_empty();
     wanted
 }
 

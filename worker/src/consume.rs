@@ -1,6 +1,7 @@
 //! From the queue to the database: a batch of deliveries at a time.
 //!
-//! [`step`] does one batch and says what becomes of each delivery; [`run`] only waits, steps and settles.
+//! [`step`] does one batch and says what becomes of each delivery; [`run`] only waits, steps and settles: a few batches at a
+//! time, so that the next one is translated while the database commits.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,11 +18,13 @@ use paybell_shared::telemetry::{
     BATCH_DELIVERIES, CONSUME_PAUSES_TOTAL, EVENT_LAG_SECONDS, EVENTS_TOTAL, EVENTS_WOKEN_TOTAL, ORDER_TRANSITIONS_TOTAL,
     OUTCOME, PSP, SEEN_TOTAL,
 };
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Outcome};
 use crate::order::AccountKey;
+use crate::pace::Pace;
 use crate::seen::{Marker, SeenEvents};
 use crate::store::{Applied, Policy, Store, StoreError, Work};
 
@@ -33,6 +36,12 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(200);
 /// How long a batch is held while the database is away, before it is given back. RabbitMQ closes the channel of whoever
 /// holds a delivery for 30 minutes.
 const HOLD_MAX: Duration = Duration::from_mins(10);
+
+/// Batches under way at a time. While one waits for the database's disk, another is translated and planned.
+const BATCHES_MAX: usize = 2;
+/// How long a batch may go on after the stop has begun, before it is rolled back and given back. A transaction takes
+/// milliseconds; one that fights for locks, or whose server is silent, could outlast the deadline of the stop (45 s).
+const STOP_GRACE: Duration = Duration::from_secs(15);
 
 /// What every step needs.
 pub struct Context {
@@ -61,11 +70,12 @@ pub struct BatchLimits {
     pub linger: Duration,
 }
 
-/// One delivery that is to be applied.
-struct Candidate {
-    tag: Tag,
-    marker: Marker,
-    arrival: Arrival,
+/// Deliveries that are to be applied: the same places in each list.
+#[derive(Default)]
+struct Candidates {
+    tags: Vec<Tag>,
+    markers: Vec<Marker>,
+    arrivals: Vec<Arrival>,
 }
 
 /// Applies a batch of deliveries.
@@ -73,6 +83,7 @@ struct Candidate {
 /// # Errors
 /// The database is away: nothing is decided, nobody's attempt is burnt, and the same batch is to be tried again.
 pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag, Disposition)>, StoreError> {
+    let mut pace = Pace::start();
     let mut settled = Vec::with_capacity(deliveries.len());
     let mut envelopes = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
@@ -82,8 +93,10 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
         }
     }
     let markers: Vec<Marker> = envelopes.iter().map(|(_, marker, ..)| *marker).collect();
+    pace.lap("open");
     let known = context.seen.known(&markers).await;
-    let mut candidates = Vec::with_capacity(envelopes.len());
+    pace.lap("seen");
+    let mut candidates = Candidates::default();
     for ((tag, marker, envelope, account), known) in envelopes.into_iter().zip(known) {
         if known {
             metrics::counter!(SEEN_TOTAL, OUTCOME => "hit").increment(1);
@@ -93,11 +106,16 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
         metrics::counter!(SEEN_TOTAL, OUTCOME => "miss").increment(1);
         // Adapters never panic (invariant I7); if one does, it costs its own delivery and not the worker.
         match catch_unwind(AssertUnwindSafe(|| Arrival::of_webhook(&envelope, &account))) {
-            Ok(arrival) => candidates.push(Candidate { tag, marker, arrival }),
+            Ok(arrival) => {
+                candidates.tags.push(tag);
+                candidates.markers.push(marker);
+                candidates.arrivals.push(arrival);
+            }
             Err(_) => settled.push((tag, Disposition::DeadLetter { reason: "translating it panicked".to_owned() })),
         }
     }
-    apply(context, candidates, &mut settled).await?;
+    pace.lap("translate");
+    apply(context, &candidates, &mut settled).await?;
     Ok(settled)
 }
 
@@ -121,37 +139,40 @@ fn open(context: &Context, delivery: &Delivery) -> Result<(Envelope, Arc<Account
 
 /// Applies candidates in one transaction. If the database refuses the data, halves them until the culprit stands alone,
 /// so that a poison event costs only itself.
-async fn apply(context: &Context, candidates: Vec<Candidate>, settled: &mut Vec<(Tag, Disposition)>) -> Result<(), StoreError> {
-    let mut parts = vec![candidates];
-    while let Some(mut part) = parts.pop() {
+async fn apply(context: &Context, candidates: &Candidates, settled: &mut Vec<(Tag, Disposition)>) -> Result<(), StoreError> {
+    let Candidates { tags, markers, arrivals } = candidates;
+    let mut parts = vec![0..arrivals.len()];
+    while let Some(part) = parts.pop() {
         if part.is_empty() {
             continue;
         }
-        let arrivals: Vec<Arrival> = part.iter_mut().map(|candidate| candidate.arrival.clone()).collect();
-        let work = Work { arrivals: &arrivals, ..context.work() };
-        match context.store.apply(&work).await {
+        let tags = tags[part.clone()].iter().copied();
+        let arrivals = &arrivals[part.clone()];
+        match context.store.apply(&Work { arrivals, ..context.work() }).await {
             Ok(applied) => {
-                let markers: Vec<Marker> = part.iter().map(|candidate| candidate.marker).collect();
-                report(context, &arrivals, &applied);
-                context.seen.mark(&markers).await;
-                settled.extend(part.into_iter().map(|candidate| (candidate.tag, Disposition::Done)));
+                let mut pace = Pace::start();
+                report(context, arrivals, &applied);
+                pace.lap("report");
+                context.seen.mark(&markers[part]).await;
+                pace.lap("mark");
+                settled.extend(tags.map(|tag| (tag, Disposition::Done)));
             }
             Err(error @ (StoreError::Unavailable(_) | StoreError::Contended(_))) => return Err(error),
             Err(StoreError::Unknown(error)) => {
                 tracing::warn!(error = %error, deliveries = part.len(), "the outcome of a commit is not known: released");
-                settled.extend(part.into_iter().map(|candidate| (candidate.tag, Disposition::Release)));
+                settled.extend(tags.map(|tag| (tag, Disposition::Release)));
             }
             Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) if part.len() == 1 => {
                 // What this version cannot read, a newer one may: while a deploy rolls, both run.
                 let again = matches!(error, StoreError::Inconsistent { .. });
                 let reason = format!("{:#}", anyhow::Error::new(error));
                 let disposition = if again { Disposition::Retry { reason } } else { Disposition::DeadLetter { reason } };
-                settled.extend(part.into_iter().map(|candidate| (candidate.tag, disposition.clone())));
+                settled.extend(tags.map(|tag| (tag, disposition.clone())));
             }
             Err(StoreError::Refused(_) | StoreError::Inconsistent { .. }) => {
-                let half = part.split_off(part.len() / 2);
-                parts.push(half);
-                parts.push(part);
+                let middle = part.start + part.len() / 2;
+                parts.push(middle..part.end);
+                parts.push(part.start..middle);
             }
         }
     }
@@ -179,47 +200,64 @@ fn report(context: &Context, arrivals: &[Arrival], applied: &Applied) {
 /// Consumes until the stop, then gives back what is not settled.
 ///
 /// # Errors
-/// The database's history is not the one that this worker started with.
+/// The database's history is not the one that this worker started with, or a batch panicked.
 pub async fn run(
     context: Arc<Context>,
     mut consumer: Box<dyn Consumer>,
     limits: BatchLimits,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    let mut batches = JoinSet::new();
     loop {
-        let batch = tokio::select! {
+        tokio::select! {
             () = shutdown.stopping() => break,
-            batch = consumer.next_batch(limits.deliveries_max, limits.linger) => batch,
-        };
-        let deliveries = match batch {
-            Ok(deliveries) => deliveries,
-            Err(error) => {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the queue is not reachable");
-                wait(QUEUE_PAUSE, &shutdown).await;
-                continue;
-            }
-        };
-        metrics::histogram!(BATCH_DELIVERIES).record(f64::from(u32::try_from(deliveries.len()).unwrap_or(u32::MAX)));
-        let settlements = step_until_decided(&context, &deliveries, &shutdown).await?;
-        if let Err(error) = consumer.settle(settlements).await {
-            tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not settled: these deliveries come again");
+            Some(decided) = batches.join_next() => settle(&mut *consumer, decided??, &shutdown).await,
+            batch = consumer.next_batch(limits.deliveries_max, limits.linger), if batches.len() < BATCHES_MAX => match batch {
+                Ok(deliveries) => {
+                    metrics::histogram!(BATCH_DELIVERIES).record(f64::from(u32::try_from(deliveries.len()).unwrap_or(u32::MAX)));
+                    batches.spawn(step_until_decided(Arc::clone(&context), deliveries, shutdown.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the queue is not reachable");
+                    wait(QUEUE_PAUSE, &shutdown).await;
+                }
+            },
         }
+    }
+    while let Some(decided) = batches.join_next().await {
+        settle(&mut *consumer, decided??, &shutdown).await;
     }
     consumer.close().await;
     Ok(())
 }
 
+async fn settle(consumer: &mut dyn Consumer, settlements: Vec<(Tag, Disposition)>, shutdown: &Shutdown) {
+    if let Err(error) = consumer.settle(settlements).await {
+        tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not settled: these deliveries come again");
+        // What was released comes again at once: not in a tight loop.
+        wait(QUEUE_PAUSE, shutdown).await;
+    }
+}
+
 /// Steps again and again while the database is away: consumption pauses, and no attempt is burnt.
 async fn step_until_decided(
-    context: &Context,
-    deliveries: &[Delivery],
-    shutdown: &Shutdown,
+    context: Arc<Context>,
+    deliveries: Vec<Delivery>,
+    shutdown: Shutdown,
 ) -> anyhow::Result<Vec<(Tag, Disposition)>> {
+    let released = || deliveries.iter().map(|delivery| (delivery.tag, Disposition::Release)).collect();
     let mut pause = PAUSE_MIN;
     // Whole rounds, not their pauses alone: each may spend as long on time-outs.
     let since = Instant::now();
     loop {
-        match step(context, deliveries).await {
+        let stepped = tokio::select! {
+            stepped = step(&context, &deliveries) => stepped,
+            () = long_stopped(&shutdown) => {
+                tracing::warn!(deliveries = deliveries.len(), "the stop does not wait for this batch: released");
+                return Ok(released());
+            }
+        };
+        match stepped {
             Ok(settlements) => return Ok(settlements),
             Err(error) => {
                 tracing::warn!(
@@ -230,13 +268,18 @@ async fn step_until_decided(
                 metrics::counter!(CONSUME_PAUSES_TOTAL).increment(1);
             }
         }
-        wait(pause, shutdown).await;
+        wait(pause, &shutdown).await;
         pause = (pause * 2).min(PAUSE_MAX);
         if shutdown.is_stopping() || since.elapsed() > HOLD_MAX {
-            return Ok(deliveries.iter().map(|delivery| (delivery.tag, Disposition::Release)).collect());
+            return Ok(released());
         }
-        check_epoch(context).await?;
+        check_epoch(&context).await?;
     }
+}
+
+async fn long_stopped(shutdown: &Shutdown) {
+    shutdown.stopping().await;
+    tokio::time::sleep(STOP_GRACE).await;
 }
 
 /// After the database was away it may be another: restored to an earlier state, it has a new epoch, and this worker's

@@ -3,7 +3,8 @@
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
 //! transaction; two backends). Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door;
-//! [`pulse`] says whether the database is there; [`ids`] makes random ids.
+//! [`retention`] drops what is old; [`pulse`] says whether the database is there; [`pace`] where a batch's time goes; [`ids`]
+//! makes random ids.
 
 pub mod api;
 pub mod apply;
@@ -11,8 +12,10 @@ pub mod consume;
 pub mod ids;
 pub mod inbox;
 pub mod order;
+pub mod pace;
 pub mod pulse;
 pub mod reconcile;
+pub mod retention;
 pub mod seen;
 pub mod store;
 pub mod transport;
@@ -30,18 +33,20 @@ use paybell_shared::psp::Account;
 use paybell_shared::queue::Queue;
 use paybell_shared::serve::{self, Limits};
 use paybell_shared::shutdown::Shutdown;
+use uuid::Uuid;
 
 use crate::consume::{BatchLimits, Context};
 use crate::ids::Ids;
 use crate::order::AccountKey;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
-use crate::store::{ConnectError, Policy, Store};
+use crate::store::{ConnectError, Policy, Store, StoreError};
 use crate::transport::HttpTransport;
 
 /// Between attempts to reach a database that is not there at the start: doubled from the shortest to the longest.
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(250);
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+const DAY: Duration = Duration::from_hours(24);
 
 /// A running worker.
 pub struct Started {
@@ -83,6 +88,7 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
             destinations: Vec::new(),
         },
         consume: config.worker.consume.then(|| queue.clone()),
+        keep_bodies: DAY * config.retention.bodies_days,
         limits: BatchLimits {
             deliveries_max: config.limits.batch_max,
             linger: Duration::from_millis(config.limits.batch_linger_ms),
@@ -93,15 +99,15 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
     };
     let url = config.store.url.clone();
     let check = pulse::check(Arc::clone(&pulse));
-    match store::connect(&url).await {
-        Ok(store) => parts.begin(store).await?,
-        Err(error) if error.is_permanent(&url) => return Err(error.into()),
+    match reach(&url).await {
+        Ok((store, epoch)) => parts.begin(store, epoch)?,
+        Err(Unreached::Connect(error)) if error.is_permanent(&url) => return Err(error.into()),
         Err(error) => {
             report_unreached(&pulse, error);
             let waiting = shutdown.clone();
             shutdown.spawn("store", async move {
                 match wait_for_store(&url, &pulse, &waiting).await? {
-                    Some(store) => parts.begin(store).await,
+                    Some((store, epoch)) => parts.begin(store, epoch),
                     None => Ok(()),
                 }
             });
@@ -118,6 +124,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     policy: Policy,
     consume: Option<Queue>,
+    keep_bodies: Duration,
     limits: BatchLimits,
     answering: Arc<OnceLock<Arc<Context>>>,
     pulse: Arc<Pulse>,
@@ -125,8 +132,7 @@ struct Parts {
 }
 
 impl Parts {
-    async fn begin(self, store: Arc<dyn Store>) -> anyhow::Result<()> {
-        let epoch = store.epoch().await?;
+    fn begin(self, store: Arc<dyn Store>, epoch: Uuid) -> anyhow::Result<()> {
         let context = Arc::new(Context {
             store,
             seen: self.seen,
@@ -142,6 +148,7 @@ impl Parts {
             let reconciler = Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
             shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));
             shutdown.spawn("reconcile", reconcile::run(reconciler, shutdown.clone()));
+            shutdown.spawn("retention", retention::run(Arc::clone(&context), self.keep_bodies, shutdown.clone()));
         }
         // Never set before: a worker begins once.
         let _ = self.answering.set(context);
@@ -160,7 +167,29 @@ fn first_look(account: &Account) -> Option<Duration> {
     (profile.can.payment_status && account.api.key.is_some()).then_some(profile.usual_delay)
 }
 
-async fn wait_for_store(url: &str, pulse: &Pulse, shutdown: &Shutdown) -> anyhow::Result<Option<Arc<dyn Store>>> {
+/// Why the database cannot be used yet.
+#[derive(Debug, thiserror::Error)]
+enum Unreached {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// It let us in, and then did not answer.
+    #[error(transparent)]
+    Silent(#[from] StoreError),
+}
+
+/// The store, and the id of its history.
+async fn reach(url: &str) -> Result<(Arc<dyn Store>, Uuid), Unreached> {
+    let store = store::connect(url).await?;
+    match store.epoch().await {
+        Ok(epoch) => Ok((store, epoch)),
+        Err(error) => {
+            store.close().await;
+            Err(error.into())
+        }
+    }
+}
+
+async fn wait_for_store(url: &str, pulse: &Pulse, shutdown: &Shutdown) -> anyhow::Result<Option<(Arc<dyn Store>, Uuid)>> {
     let mut pause = CONNECT_PAUSE_MIN;
     loop {
         tokio::select! {
@@ -168,14 +197,14 @@ async fn wait_for_store(url: &str, pulse: &Pulse, shutdown: &Shutdown) -> anyhow
             () = shutdown.stopping() => return Ok(None),
         }
         pause = (pause * 2).min(CONNECT_PAUSE_MAX);
-        match store::connect(url).await {
-            Ok(store) => return Ok(Some(store)),
+        match reach(url).await {
+            Ok(reached) => return Ok(Some(reached)),
             Err(error) => report_unreached(pulse, error),
         }
     }
 }
 
-fn report_unreached(pulse: &Pulse, error: ConnectError) {
+fn report_unreached(pulse: &Pulse, error: Unreached) {
     let problem = format!("{:#}", anyhow::Error::new(error));
     tracing::warn!(error = problem, "the database is not reached yet");
     pulse.down(problem);

@@ -1,8 +1,12 @@
 //! Benchmarks: each prints ratios against a yardstick that is measured in the same run, on the same machine.
 
 pub mod ack;
+pub mod apply;
 mod load;
+mod one_by_one;
 mod publisher;
+pub mod seen;
+mod stories;
 
 use std::time::Duration;
 
@@ -27,6 +31,20 @@ impl Measured {
         let (count, at) = (latencies_us.len() as f64, |quantile| latencies_us.value_at_quantile(quantile) as f64 / 1000.0);
         Self { per_second: count / elapsed.as_secs_f64(), p50_ms: at(0.5), p99_ms: at(0.99), failed }
     }
+
+    /// So many in so long, where nobody waits for a single one.
+    fn rate(count: usize, elapsed: Duration) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "a benchmark's counts stay far below 2^52")]
+        let per_second = count as f64 / elapsed.as_secs_f64();
+        Self { per_second, p50_ms: 0.0, p99_ms: 0.0, failed: 0 }
+    }
+}
+
+/// How much `apply` and `seen` are given to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub orders: usize,
+    pub messages: usize,
 }
 
 /// The middle one by rate, of an odd number of runs.

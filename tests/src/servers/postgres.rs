@@ -37,7 +37,15 @@ impl Postgres {
     /// # Panics
     /// When it cannot be started; the message says what to install.
     pub async fn start_private() -> Self {
-        said(Self::launch(true).await)
+        said(Self::launch(true, false).await)
+    }
+
+    /// As [`Postgres::start_private`], and a commit is on the disk before it is answered, as in production: for figures.
+    ///
+    /// # Panics
+    /// As [`Postgres::start_private`].
+    pub async fn start_durable() -> Self {
+        said(Self::launch(true, true).await)
     }
 
     pub(super) async fn shared() -> Result<Self> {
@@ -47,11 +55,11 @@ impl Postgres {
                 answers(&url).await.context(POSTGRES_URL)?;
                 Ok(Self { url, owner: Owner { name: "PostgreSQL", process: None, private: false } })
             }
-            None => Self::launch(false).await,
+            None => Self::launch(false, false).await,
         }
     }
 
-    async fn launch(private: bool) -> Result<Self> {
+    async fn launch(private: bool, durable: bool) -> Result<Self> {
         let folders = debian_folders();
         let server = find_program("postgres", &folders, "postgresql")?;
         let initdb = find_program("initdb", &folders, "postgresql")?;
@@ -70,7 +78,8 @@ impl Postgres {
         command.args(["-c", SCRIPT, &shown(&initdb), &shown(&server)]);
         command.args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
         // A killed process loses nothing that it gave to the kernel; only a power cut asks for fsync.
-        command.args(["-c", "fsync=off", "-c", &format!("max_connections={CONNECTIONS_MAX}")]);
+        let fsync = if durable { "fsync=on" } else { "fsync=off" };
+        command.args(["-c", fsync, "-c", &format!("max_connections={CONNECTIONS_MAX}")]);
         let process = Guarded::new(folder, &command)?;
         process.start()?;
         let postgres = Self {

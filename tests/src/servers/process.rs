@@ -186,6 +186,21 @@ impl Service {
         self.process.is_running()
     }
 
+    /// The most memory that it ever held, in bytes: the kernel's word.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn memory_peak(&self) -> u64 {
+        said(self.read_memory_peak())
+    }
+
+    fn read_memory_peak(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid()))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the kernel says no VmHWM")?;
+        Ok(peak.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
+    }
+
     /// All that it has logged, over its restarts.
     #[must_use]
     pub fn log(&self) -> String {

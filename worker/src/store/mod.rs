@@ -48,7 +48,9 @@ pub trait Store: Send + Sync {
     /// The database does not answer.
     async fn epoch(&self) -> Result<Uuid, StoreError>;
 
-    /// Carries out a piece of work in one transaction: all of it or nothing.
+    /// Carries out a piece of work in one transaction: all of it or nothing. If more than [`PARKED_MAX`] events are parked
+    /// under its names, it goes on in further transactions until none is left that has an order; should these fail, the
+    /// rest is [`Store::unwoken`].
     ///
     /// # Errors
     /// Nothing was done, but for [`StoreError::Unknown`].
@@ -144,6 +146,13 @@ pub trait Store: Send + Sync {
         limit: u32,
     ) -> Result<Vec<ParkedRow>, StoreError>;
 
+    /// Names that lead to an order and under which events are parked all the same, from behind `after`: what a crash between
+    /// two transactions left.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn unwoken(&self, after: Option<&ReferenceKey>, limit: u32) -> Result<Vec<ReferenceKey>, StoreError>;
+
     /// Proves invariant I11 in one snapshot; `progress` is told how many rows were looked at, of about how many.
     ///
     /// # Errors
@@ -191,6 +200,8 @@ pub struct Work<'a> {
     pub arrivals: &'a [Arrival],
     pub registrations: &'a [Registration],
     pub replays: &'a [Replay],
+    /// Names that lead to an order, under which parked events are to be woken.
+    pub wake: &'a [ReferenceKey],
     /// Nothing is written: what would be done.
     pub dry_run: bool,
     pub now: Timestamp,
@@ -203,7 +214,14 @@ impl<'a> Work<'a> {
     /// Nothing to do yet.
     #[must_use]
     pub const fn new(policy: &'a Policy, ids: &'a Ids, now: Timestamp) -> Self {
-        Self { arrivals: &[], registrations: &[], replays: &[], dry_run: false, now, ids, policy }
+        Self { arrivals: &[], registrations: &[], replays: &[], wake: &[], dry_run: false, now, ids, policy }
+    }
+}
+
+impl Work<'_> {
+    /// The same without anything to do but to wake.
+    const fn waking(&self) -> Self {
+        Self { dry_run: self.dry_run, ..Self::new(self.policy, self.ids, self.now) }
     }
 }
 
@@ -263,6 +281,28 @@ pub struct Applied {
     pub transitions: usize,
 }
 
+impl Applied {
+    /// Adds what a transaction did that woke the rest of the parked events.
+    fn and_woke(&mut self, woke: Self) {
+        self.woken += woke.woken;
+        self.transitions += woke.transitions;
+        for (id, status) in woke.orders {
+            match self.orders.iter_mut().find(|(known, _)| *known == id) {
+                Some((_, before)) => *before = status,
+                None => self.orders.push((id, status)),
+            }
+        }
+    }
+
+    /// The orders that were registered, as they were then.
+    fn registered_mut(&mut self) -> impl Iterator<Item = &mut StoredOrder> {
+        self.registrations.iter_mut().filter_map(|registered| match registered {
+            Registered::Created(order) | Registered::Updated(order) => Some(&mut **order),
+            Registered::Refused(_) => None,
+        })
+    }
+}
+
 /// An order with what depends on arrival.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredOrder {
@@ -296,9 +336,23 @@ pub struct Snapshot {
     pub references: BTreeMap<ReferenceKey, Option<String>>,
     /// Every order that a reference leads to or names, locked, if it exists.
     pub orders: HashMap<String, OrderRow>,
-    /// Events parked under a locked reference.
+    /// Events parked under a locked reference: the first [`PARKED_MAX`] by key.
     pub parked: Vec<ParkedEvent>,
 }
+
+impl Snapshot {
+    /// The last of the parked events, if there may be more behind it.
+    fn parked_up_to(&self) -> Option<&EventKey> {
+        self.parked.last().filter(|_| self.parked.len() >= PARKED_MAX).map(|parked| &parked.event.key)
+    }
+}
+
+/// Transactions that wake for one piece of work: 100,000 events. The rest is [`Store::unwoken`].
+const WAKING_MAX: usize = 200;
+
+/// Parked events that one transaction reads. An order seldom has ten; somebody who sends thousands ahead of its
+/// registration must not make a transaction of any size.
+pub const PARKED_MAX: usize = 500;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownEvent {
@@ -324,12 +378,47 @@ pub struct ParkedEvent {
 pub struct Wanted {
     pub keys: BTreeSet<EventKey>,
     pub references: BTreeSet<ReferenceKey>,
+    /// Parked events only behind this one: a transaction before read those up to it.
+    pub parked_after: Option<EventKey>,
+    /// Parked events only under names that lead to an order already: nothing else of the work could lead them.
+    pub parked_led: bool,
 }
 
 impl Wanted {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.references.is_empty()
+    }
+
+    /// Adds what a plan asked for. Under new names parked events may wait that stand before those that were read.
+    fn extend(&mut self, more: Self) {
+        if !more.references.is_empty() {
+            self.parked_after = None;
+        }
+        self.keys.extend(more.keys);
+        self.references.extend(more.references);
+    }
+
+    /// For a transaction that wakes more of the events parked under these names, all of which lead to an order.
+    fn to_wake(names: BTreeSet<ReferenceKey>, Rest { after }: Rest) -> Self {
+        Self { keys: BTreeSet::new(), references: names, parked_after: after, parked_led: true }
+    }
+}
+
+/// Parked events that a transaction did not read, although they may have an order now.
+#[derive(Debug)]
+struct Rest {
+    after: Option<EventKey>,
+}
+
+impl Rest {
+    /// What is left to wake when this is written.
+    fn of(plan: &Plan, snapshot: &Snapshot, wanted: &Wanted) -> Option<Self> {
+        // What was just linked may lead one that was passed over.
+        if wanted.parked_led && !plan.links.is_empty() {
+            return Some(Self { after: None });
+        }
+        snapshot.parked_up_to().map(|key| Self { after: Some(key.clone()) })
     }
 }
 

@@ -64,6 +64,12 @@ impl OrderColumns {
     }
 }
 
+pub(super) fn reference_key(psp: &str, account: &str, kind: &str, value: String) -> Result<ReferenceKey, StoreError> {
+    let known = ReferenceKind::parse(kind);
+    let kind = known.ok_or_else(|| inconsistent("parkings", "ref_kind", &value, format!("{kind:?} is no kind")))?;
+    Ok(ReferenceKey { psp: psp.into(), account: account.into(), kind, value })
+}
+
 pub(super) fn status(text: &str, key: &str) -> Result<OrderStatus, StoreError> {
     let found = OrderStatus::ALL.into_iter().find(|status| status.as_str() == text);
     found.ok_or_else(|| inconsistent("orders", "status", key, format!("{text:?} is no status")))

@@ -31,7 +31,7 @@ use uuid::Uuid;
 use self::errors::{classify, timed_out};
 use super::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow,
-    Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    Position, Positioned, ReferenceKey, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
 };
 use crate::order::OrderStatus;
 
@@ -193,6 +193,10 @@ impl Store for Postgres {
         self.read(async |connection| inspect::parked(connection, before, after, limit).await).await
     }
 
+    async fn unwoken(&self, after: Option<&ReferenceKey>, limit: u32) -> Result<Vec<ReferenceKey>, StoreError> {
+        self.read(async |connection| read::unwoken(connection, after, limit).await).await
+    }
+
     async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
         audit::audit(&self.pool, progress).await
     }
@@ -202,7 +206,7 @@ impl Store for Postgres {
     }
 
     async fn retain(&self, now: Timestamp, keep: Duration) -> Result<Kept, StoreError> {
-        retention::retain(&self.pool, now, keep).await
+        self.read(async |connection| retention::retain(connection, now, keep).await).await
     }
 
     async fn close(&self) {

@@ -1,5 +1,7 @@
 //! Locking and reading what a transaction decides by, and the reads of the API.
 
+use std::collections::BTreeSet;
+
 use paybell_shared::clock::Timestamp;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, PgTransaction, Row as _};
@@ -7,8 +9,9 @@ use time::OffsetDateTime;
 
 use super::errors::{Failure, classify};
 use crate::order::OrderStatus;
+use crate::pace::Pace;
 use crate::store::rows::{self, OrderColumns, inconsistent};
-use crate::store::{Balance, EventTotal, OrderTotal, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted};
+use crate::store::{Balance, EventTotal, OrderTotal, PARKED_MAX, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted};
 
 /// Makes sure that every reference has a row to lock, and returns the id of the transaction, by which its commit can be
 /// asked for later. An insert of the same row by another transaction is waited for.
@@ -40,6 +43,7 @@ const READ_KEYS: &str = "\
     FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS w(psp, account, event_id, n)
     JOIN events e ON e.psp = w.psp AND e.account = w.account AND e.event_id = w.event_id";
 
+/// `$5`: only under names that lead to an order; the rest: behind which key, and how many.
 const READ_PARKED: &str = "\
     SELECT e.facts::text AS facts, e.foreign_mode, e.received_at
     FROM (
@@ -47,14 +51,40 @@ const READ_PARKED: &str = "\
         FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) AS w(psp, account, kind, value)
         JOIN parkings p
             ON p.ref_psp = w.psp AND p.ref_account = w.account AND p.ref_kind = w.kind AND p.ref_value = w.value
+        JOIN refs r ON r.psp = w.psp AND r.account = w.account AND r.kind = w.kind AND r.value = w.value
+        WHERE (r.order_id IS NOT NULL OR NOT $5) AND ($6 IS NULL OR (p.psp, p.account, p.event_id) > ($6, $7, $8))
+        ORDER BY p.psp, p.account, p.event_id
+        LIMIT $9
     ) parked
     JOIN events e ON e.psp = parked.psp AND e.account = parked.account AND e.event_id = parked.event_id
-    ORDER BY e.received_at, e.psp, e.account, e.event_id";
+    ORDER BY e.psp, e.account, e.event_id";
+
+/// Of these names, those that lead to an order and under which events are parked.
+const AWAITED: &str = "\
+    SELECT w.n
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w(psp, account, kind, value, n)
+    JOIN refs r ON r.psp = w.psp AND r.account = w.account AND r.kind = w.kind AND r.value = w.value
+    WHERE r.order_id IS NOT NULL AND EXISTS (
+        SELECT FROM parkings p
+        WHERE p.ref_psp = w.psp AND p.ref_account = w.account AND p.ref_kind = w.kind AND p.ref_value = w.value)";
+
+const UNWOKEN: &str = "\
+    SELECT DISTINCT p.ref_psp, p.ref_account, p.ref_kind, p.ref_value
+    FROM parkings p
+    JOIN refs r ON r.psp = p.ref_psp AND r.account = p.ref_account AND r.kind = p.ref_kind AND r.value = p.ref_value
+    WHERE r.order_id IS NOT NULL AND (p.ref_psp, p.ref_account, p.ref_kind, p.ref_value) > ($1, $2, $3, $4)
+    ORDER BY p.ref_psp, p.ref_account, p.ref_kind, p.ref_value
+    LIMIT $5";
 
 /// Locks and reads what is wanted. Everything is read by statements that start after the locks are held.
-pub(super) async fn snapshot(transaction: &mut PgTransaction<'_>, wanted: &Wanted) -> Result<(String, Snapshot), Failure> {
+pub(super) async fn snapshot(
+    transaction: &mut PgTransaction<'_>,
+    wanted: &Wanted,
+    pace: &mut Pace,
+) -> Result<(String, Snapshot), Failure> {
     let references = ReferenceArrays::of(&wanted.references);
     let xid = references.bind(sqlx::query(INSERT_REFERENCES)).fetch_one(&mut **transaction).await?.try_get(0)?;
+    pace.lap("references");
     let mut snapshot = Snapshot { keys_read: wanted.keys.clone(), ..Snapshot::default() };
     if !wanted.references.is_empty() {
         let rows = references.bind(sqlx::query(LOCK_REFERENCES)).fetch_all(&mut **transaction).await?;
@@ -63,6 +93,7 @@ pub(super) async fn snapshot(transaction: &mut PgTransaction<'_>, wanted: &Wante
             let key = *wanted_at(&keys, row, "refs")?;
             snapshot.references.insert(key.clone(), row.try_get("order_id")?);
         }
+        pace.lap("lock references");
         let order_ids = rows::order_ids(&snapshot.references);
         if !order_ids.is_empty() {
             for row in sqlx::query(LOCK_ORDERS).bind(order_ids).fetch_all(&mut **transaction).await? {
@@ -71,10 +102,20 @@ pub(super) async fn snapshot(transaction: &mut PgTransaction<'_>, wanted: &Wante
                 snapshot.orders.insert(order.stored.id.clone(), order);
             }
         }
-        for row in references.bind(sqlx::query(READ_PARKED)).fetch_all(&mut **transaction).await? {
+        pace.lap("lock orders");
+        let after = wanted.parked_after.as_ref();
+        let parked = references
+            .bind(sqlx::query(READ_PARKED))
+            .bind(wanted.parked_led)
+            .bind(after.map(|key| &*key.psp))
+            .bind(after.map(|key| &*key.account))
+            .bind(after.map(|key| &*key.event_id))
+            .bind(i64::try_from(PARKED_MAX).unwrap_or(i64::MAX));
+        for row in parked.fetch_all(&mut **transaction).await? {
             let (facts, foreign_mode): (Option<String>, bool) = (row.try_get("facts")?, row.try_get("foreign_mode")?);
             snapshot.parked.push(rows::parked_event(facts.as_deref(), foreign_mode, timestamp(&row, "received_at")?)?);
         }
+        pace.lap("parked");
     }
     if !wanted.keys.is_empty() {
         let keys: Vec<_> = wanted.keys.iter().collect();
@@ -87,8 +128,42 @@ pub(super) async fn snapshot(transaction: &mut PgTransaction<'_>, wanted: &Wante
             let (facts_sha256, version): (Vec<u8>, i64) = (row.try_get("facts_sha256")?, row.try_get("mapping_version")?);
             snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version)?);
         }
+        pace.lap("keys");
     }
     Ok((xid, snapshot))
+}
+
+pub(super) async fn awaited(
+    connection: &mut PgConnection,
+    references: &BTreeSet<ReferenceKey>,
+) -> Result<BTreeSet<ReferenceKey>, StoreError> {
+    let keys: Vec<&ReferenceKey> = references.iter().collect();
+    let rows = ReferenceArrays::of(references).bind(sqlx::query(AWAITED)).fetch_all(connection).await.map_err(classify)?;
+    let awaited = rows.iter().map(|row| match wanted_at(&keys, row, "refs") {
+        Ok(key) => Ok((*key).clone()),
+        Err(Failure::Store(error)) => Err(error),
+        Err(Failure::Lost) => Err(StoreError::Contended(1)),
+    });
+    awaited.collect()
+}
+
+pub(super) async fn unwoken(
+    connection: &mut PgConnection,
+    after: Option<&ReferenceKey>,
+    limit: u32,
+) -> Result<Vec<ReferenceKey>, StoreError> {
+    // Nothing stands before four empty texts: there is no such kind.
+    let found = sqlx::query(UNWOKEN)
+        .bind(after.map_or("", |key| &key.psp))
+        .bind(after.map_or("", |key| &key.account))
+        .bind(after.map_or("", |key| key.kind.as_str()))
+        .bind(after.map_or("", |key| &key.value))
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await
+        .map_err(classify)?;
+    let text = |row: &PgRow, column| row.try_get::<String, _>(column).map_err(classify);
+    found.iter().map(|row| rows::reference_key(&text(row, 0)?, &text(row, 1)?, &text(row, 2)?, text(row, 3)?)).collect()
 }
 
 pub(super) async fn order(connection: &mut PgConnection, id: &str) -> Result<Option<StoredOrder>, StoreError> {

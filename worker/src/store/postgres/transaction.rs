@@ -9,8 +9,9 @@ use super::errors::{Failure, classify, timed_out};
 use super::{read, write};
 use crate::apply::{plan, wanted};
 use crate::ids::Ids;
+use crate::pace::Pace;
 use crate::store::rows::writes_nothing;
-use crate::store::{Applied, Decision, StoreError, Wanted, Work};
+use crate::store::{Applied, Decision, Rest, StoreError, WAKING_MAX, Wanted, Work};
 
 /// Transactions for one piece of work: each finds more to lock, or loses against others.
 const ROUNDS_MAX: u32 = 16;
@@ -27,7 +28,7 @@ const SETTLE_WAITS_MS: [u64; 9] = [0, 25, 50, 100, 200, 400, 800, 1600, 3200];
 
 /// How a round ended.
 enum Round {
-    Done(Applied),
+    Done(Applied, Option<Rest>),
     More(Wanted),
     Lost,
     /// The connection is of no use any more, and nothing was committed.
@@ -36,6 +37,7 @@ enum Round {
     InDoubt {
         xid: String,
         applied: Applied,
+        rest: Option<Rest>,
         error: sqlx::Error,
     },
 }
@@ -45,14 +47,52 @@ pub(super) async fn apply(pool: &PgPool, work: &Work<'_>) -> Result<Applied, Sto
     if wanted.is_empty() {
         return Ok(Applied::default());
     }
+    let (mut applied, rest) = get_through(pool, work, &mut wanted).await?;
+    if let Some(rest) = rest
+        && !work.dry_run
+        && let Err(error) = wake(pool, &work.waking(), wanted, rest, &mut applied).await
+    {
+        // The work itself is done.
+        tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the rest of the parked events is woken later");
+    }
+    Ok(applied)
+}
+
+/// Wakes the parked events that the first transaction did not read.
+async fn wake(
+    pool: &PgPool,
+    work: &Work<'_>,
+    mut wanted: Wanted,
+    mut rest: Rest,
+    applied: &mut Applied,
+) -> Result<(), StoreError> {
+    for _ in 0..WAKING_MAX {
+        let awaited = read::awaited(&mut *pool.acquire().await.map_err(classify)?, &wanted.references).await?;
+        wanted = Wanted::to_wake(awaited, rest);
+        if wanted.is_empty() {
+            break;
+        }
+        let (woke, more) = get_through(pool, work, &mut wanted).await?;
+        applied.and_woke(woke);
+        match more {
+            Some(more) => rest = more,
+            None => break,
+        }
+    }
+    for order in applied.registered_mut() {
+        let now = read::order(&mut *pool.acquire().await.map_err(classify)?, &order.id).await?;
+        *order = now.unwrap_or_else(|| order.clone());
+    }
+    Ok(())
+}
+
+/// One transaction, tried until it gets through.
+async fn get_through(pool: &PgPool, work: &Work<'_>, wanted: &mut Wanted) -> Result<(Applied, Option<Rest>), StoreError> {
     for round in 0..ROUNDS_MAX {
         let mut connection = pool.acquire().await.map_err(classify)?;
-        match transact(&mut connection, work, &wanted).await? {
-            Round::Done(applied) => return Ok(applied),
-            Round::More(more) => {
-                wanted.keys.extend(more.keys);
-                wanted.references.extend(more.references);
-            }
+        match transact(&mut connection, work, wanted).await? {
+            Round::Done(applied, rest) => return Ok((applied, rest)),
+            Round::More(more) => wanted.extend(more),
             Round::Lost => {
                 // Given back before the wait: others may be waiting for a connection.
                 drop(connection);
@@ -63,10 +103,10 @@ pub(super) async fn apply(pool: &PgPool, work: &Work<'_>) -> Result<Applied, Sto
                 drop(connection.detach());
                 return Err(error);
             }
-            Round::InDoubt { xid, applied, error } => {
+            Round::InDoubt { xid, applied, rest, error } => {
                 drop(connection.detach());
                 if was_committed(pool, &xid, error).await? {
-                    return Ok(applied);
+                    return Ok((applied, rest));
                 }
             }
         }
@@ -76,21 +116,25 @@ pub(super) async fn apply(pool: &PgPool, work: &Work<'_>) -> Result<Applied, Sto
 
 async fn transact(connection: &mut PgConnection, work: &Work<'_>, wanted: &Wanted) -> Result<Round, StoreError> {
     let broken = |error| Ok(Round::Broken(StoreError::Unavailable(error)));
+    let mut pace = Pace::start();
     let mut transaction = match in_time(COMMIT_TIMEOUT, connection.begin()).await {
         Ok(transaction) => transaction,
         Err(error) => return broken(error),
     };
-    let Ok(prepared) = timeout(TRANSACTION_TIMEOUT, prepare(&mut transaction, work, wanted)).await else {
+    pace.lap("begin");
+    let Ok(prepared) = timeout(TRANSACTION_TIMEOUT, prepare(&mut transaction, work, wanted, &mut pace)).await else {
         return broken(timed_out());
     };
     let ended = match prepared {
-        Ok(Prepared::Written { xid, applied }) => {
-            return Ok(match in_time(COMMIT_TIMEOUT, transaction.commit()).await {
-                Ok(()) => Round::Done(applied),
-                Err(error) => Round::InDoubt { xid, applied, error },
+        Ok(Prepared::Written { xid, applied, rest }) => {
+            let committed = in_time(COMMIT_TIMEOUT, transaction.commit()).await;
+            pace.lap("commit");
+            return Ok(match committed {
+                Ok(()) => Round::Done(applied, rest),
+                Err(error) => Round::InDoubt { xid, applied, rest, error },
             });
         }
-        Ok(Prepared::Nothing(applied)) => Ok(Round::Done(applied)),
+        Ok(Prepared::Nothing(applied, rest)) => Ok(Round::Done(applied, rest)),
         Ok(Prepared::More(more)) => Ok(Round::More(more)),
         Err(Failure::Lost) => Ok(Round::Lost),
         Err(Failure::Store(error)) => Err(error),
@@ -109,20 +153,31 @@ enum Prepared {
     Written {
         xid: String,
         applied: Applied,
+        rest: Option<Rest>,
     },
     /// All was known: there is nothing to commit.
-    Nothing(Applied),
+    Nothing(Applied, Option<Rest>),
     More(Wanted),
 }
 
-async fn prepare(transaction: &mut PgTransaction<'_>, work: &Work<'_>, wanted: &Wanted) -> Result<Prepared, Failure> {
-    let (xid, snapshot) = read::snapshot(transaction, wanted).await?;
-    match plan(work, &snapshot, work.ids) {
+async fn prepare(
+    transaction: &mut PgTransaction<'_>,
+    work: &Work<'_>,
+    wanted: &Wanted,
+    pace: &mut Pace,
+) -> Result<Prepared, Failure> {
+    let (xid, snapshot) = read::snapshot(transaction, wanted, pace).await?;
+    let decision = plan(work, &snapshot, work.ids);
+    pace.lap("plan");
+    match decision {
         Decision::ReadMore(more) => Ok(Prepared::More(more)),
-        Decision::Write(plan) if writes_nothing(&plan) => Ok(Prepared::Nothing(plan.applied)),
         Decision::Write(plan) => {
-            write::plan(transaction, &plan).await?;
-            Ok(Prepared::Written { xid, applied: plan.applied })
+            let rest = Rest::of(&plan, &snapshot, wanted);
+            if writes_nothing(&plan) {
+                return Ok(Prepared::Nothing(plan.applied, rest));
+            }
+            write::plan(transaction, &plan, pace).await?;
+            Ok(Prepared::Written { xid, applied: plan.applied, rest })
         }
     }
 }

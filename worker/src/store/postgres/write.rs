@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 
 use super::errors::Failure;
 use crate::order::OrderStatus;
+use crate::pace::Pace;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
     ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent,
@@ -104,18 +105,26 @@ const ADD_TO_BOOKS: &str = "\
     ON CONFLICT (psp, account, hour, outcome) DO UPDATE SET count = books.count + excluded.count";
 
 /// Writes everything. A row that another transaction wrote first is a lost round.
-pub(super) async fn plan(transaction: &mut PgTransaction<'_>, plan: &Plan) -> Result<(), Failure> {
+pub(super) async fn plan(transaction: &mut PgTransaction<'_>, plan: &Plan, pace: &mut Pace) -> Result<(), Failure> {
     let connection: &mut PgConnection = transaction;
     bodies(connection, &plan.bodies).await?;
+    pace.lap("bodies");
     events(connection, &plan.events).await?;
+    pace.lap("events");
     orders(connection, &plan.orders).await?;
+    pace.lap("orders");
     transitions(connection, plan).await?;
+    pace.lap("transitions");
     actions(connection, &plan.actions).await?;
     references(connection, &plan.links).await?;
     parkings(connection, plan).await?;
     woken(connection, &plan.woken).await?;
+    pace.lap("links");
     checks(connection, &plan.checks).await?;
-    books(connection, plan).await
+    pace.lap("checks");
+    books(connection, plan).await?;
+    pace.lap("books");
+    Ok(())
 }
 
 async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(), Failure> {

@@ -27,7 +27,8 @@ use uuid::Uuid;
 use super::rows::writes_nothing;
 use super::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome,
-    ParkedRow, Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    ParkedRow, Position, Positioned, ReferenceKey, Rest, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder,
+    Timeline, WAKING_MAX, Wanted, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::order::OrderStatus;
@@ -84,32 +85,48 @@ impl Sqlite {
         Ok(Self { writer, readers })
     }
 
-    async fn transact(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
-        let mut wanted = wanted(work);
-        if wanted.is_empty() {
-            return Ok(Applied::default());
-        }
+    async fn transact(&self, work: &Work<'_>, wanted: &mut Wanted) -> Result<(Applied, Option<Rest>), StoreError> {
         let mut connection = self.writer.acquire().await.map_err(classify)?;
         let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
         for _ in 0..ROUNDS_MAX {
             // Nobody else writes meanwhile, so to read more is to go on.
-            let snapshot = read::snapshot(&mut transaction, &wanted).await?;
+            let snapshot = read::snapshot(&mut transaction, wanted).await?;
             match plan(work, &snapshot, work.ids) {
-                Decision::ReadMore(more) => {
-                    wanted.keys.extend(more.keys);
-                    wanted.references.extend(more.references);
-                }
+                Decision::ReadMore(more) => wanted.extend(more),
                 Decision::Write(plan) => {
+                    let rest = Rest::of(&plan, &snapshot, wanted);
                     if !writes_nothing(&plan) {
                         write::plan(&mut transaction, &plan).await?;
                         // An error of the disk at this point does not say what a restart will find.
                         transaction.commit().await.map_err(StoreError::Unknown)?;
                     }
-                    return Ok(plan.applied);
+                    return Ok((plan.applied, rest));
                 }
             }
         }
         Err(StoreError::Contended(ROUNDS_MAX))
+    }
+
+    /// Wakes the parked events that the first transaction did not read.
+    async fn wake(&self, work: &Work<'_>, mut wanted: Wanted, mut rest: Rest, applied: &mut Applied) -> Result<(), StoreError> {
+        for _ in 0..WAKING_MAX {
+            let awaited = read::awaited(&mut *self.readers.acquire().await.map_err(classify)?, &wanted.references).await?;
+            wanted = Wanted::to_wake(awaited, rest);
+            if wanted.is_empty() {
+                break;
+            }
+            let (woke, more) = self.transact(work, &mut wanted).await?;
+            applied.and_woke(woke);
+            match more {
+                Some(more) => rest = more,
+                None => break,
+            }
+        }
+        for order in applied.registered_mut() {
+            let now = read::order(&mut *self.readers.acquire().await.map_err(classify)?, &order.id).await?;
+            *order = now.unwrap_or_else(|| order.clone());
+        }
+        Ok(())
     }
 }
 
@@ -120,7 +137,19 @@ impl Store for Sqlite {
     }
 
     async fn apply(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
-        self.transact(work).await
+        let mut wanted = wanted(work);
+        if wanted.is_empty() {
+            return Ok(Applied::default());
+        }
+        let (mut applied, rest) = self.transact(work, &mut wanted).await?;
+        if let Some(rest) = rest
+            && !work.dry_run
+            && let Err(error) = self.wake(&work.waking(), wanted, rest, &mut applied).await
+        {
+            // The work itself is done.
+            tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the rest of the parked events is woken later");
+        }
+        Ok(applied)
     }
 
     async fn order(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
@@ -185,6 +214,10 @@ impl Store for Sqlite {
         limit: u32,
     ) -> Result<Vec<ParkedRow>, StoreError> {
         inspect::parked(&mut *self.readers.acquire().await.map_err(classify)?, before, after, limit).await
+    }
+
+    async fn unwoken(&self, after: Option<&ReferenceKey>, limit: u32) -> Result<Vec<ReferenceKey>, StoreError> {
+        read::unwoken(&mut *self.readers.acquire().await.map_err(classify)?, after, limit).await
     }
 
     async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {

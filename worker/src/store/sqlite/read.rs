@@ -1,5 +1,7 @@
 //! Reading what a transaction decides by, and the reads of the API.
 
+use std::collections::BTreeSet;
+
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::EventKey;
 use sqlx::sqlite::SqliteRow;
@@ -9,7 +11,7 @@ use super::classify;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, OrderColumns};
 use crate::store::{
-    Balance, EventTotal, OrderRow, OrderTotal, ParkedEvent, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
+    Balance, EventTotal, OrderRow, OrderTotal, PARKED_MAX, ParkedEvent, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
 };
 
 pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted) -> Result<Snapshot, StoreError> {
@@ -23,11 +25,14 @@ pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted)
             snapshot.orders.insert(id, order);
         }
     }
-    let mut waiting = std::collections::BTreeSet::new();
-    for reference in &wanted.references {
-        waiting.extend(parked_under(connection, reference).await?);
+    let mut waiting = BTreeSet::new();
+    for (reference, order_id) in &snapshot.references {
+        if order_id.is_some() || !wanted.parked_led {
+            waiting.extend(parked_under(connection, reference, wanted.parked_after.as_ref()).await?);
+        }
     }
-    for key in waiting {
+    // The first of each name hold the first of all.
+    for key in waiting.into_iter().take(PARKED_MAX) {
         snapshot.parked.push(parked_event(connection, &key).await?);
     }
     for key in &wanted.keys {
@@ -72,16 +77,28 @@ async fn order_row(connection: &mut SqliteConnection, id: &str) -> Result<Option
     columns(&row).map_err(classify)?.read_row(&registers).map(Some)
 }
 
-async fn parked_under(connection: &mut SqliteConnection, reference: &ReferenceKey) -> Result<Vec<EventKey>, StoreError> {
+async fn parked_under(
+    connection: &mut SqliteConnection,
+    reference: &ReferenceKey,
+    after: Option<&EventKey>,
+) -> Result<Vec<EventKey>, StoreError> {
     let ReferenceKey { psp, account, kind, value } = reference;
+    // Nothing stands before three empty texts: there is no such event.
     let rows = sqlx::query(
         "SELECT psp, account, event_id FROM parkings
-         WHERE ref_psp = ?1 AND ref_account = ?2 AND ref_kind = ?3 AND ref_value = ?4",
+         WHERE ref_psp = ?1 AND ref_account = ?2 AND ref_kind = ?3 AND ref_value = ?4
+             AND (psp, account, event_id) > (?5, ?6, ?7)
+         ORDER BY psp, account, event_id
+         LIMIT ?8",
     )
     .bind(&**psp)
     .bind(&**account)
     .bind(kind.as_str())
     .bind(value)
+    .bind(after.map_or("", |key| &*key.psp))
+    .bind(after.map_or("", |key| &*key.account))
+    .bind(after.map_or("", |key| &*key.event_id))
+    .bind(i64::try_from(PARKED_MAX).unwrap_or(i64::MAX))
     .fetch_all(connection)
     .await
     .map_err(classify)?;
@@ -90,6 +107,47 @@ async fn parked_under(connection: &mut SqliteConnection, reference: &ReferenceKe
         Ok(EventKey { psp: psp.into(), account: account.into(), event_id: row.try_get(2)? })
     };
     rows.iter().map(key).collect::<Result<_, _>>().map_err(classify)
+}
+
+/// Of these names, those that lead to an order and under which events are parked.
+pub(super) async fn awaited(
+    connection: &mut SqliteConnection,
+    references: &BTreeSet<ReferenceKey>,
+) -> Result<BTreeSet<ReferenceKey>, StoreError> {
+    let mut awaited = BTreeSet::new();
+    for reference in references {
+        let leads = order_of(connection, reference).await?.is_some();
+        if leads && !parked_under(connection, reference, None).await?.is_empty() {
+            awaited.insert(reference.clone());
+        }
+    }
+    Ok(awaited)
+}
+
+pub(super) async fn unwoken(
+    connection: &mut SqliteConnection,
+    after: Option<&ReferenceKey>,
+    limit: u32,
+) -> Result<Vec<ReferenceKey>, StoreError> {
+    // Nothing stands before four empty texts: there is no such kind.
+    let found = sqlx::query(
+        "SELECT DISTINCT p.ref_psp, p.ref_account, p.ref_kind, p.ref_value
+         FROM parkings p
+         JOIN refs r ON r.psp = p.ref_psp AND r.account = p.ref_account AND r.kind = p.ref_kind AND r.value = p.ref_value
+         WHERE r.order_id IS NOT NULL AND (p.ref_psp, p.ref_account, p.ref_kind, p.ref_value) > (?1, ?2, ?3, ?4)
+         ORDER BY p.ref_psp, p.ref_account, p.ref_kind, p.ref_value
+         LIMIT ?5",
+    )
+    .bind(after.map_or("", |key| &*key.psp))
+    .bind(after.map_or("", |key| &*key.account))
+    .bind(after.map_or("", |key| key.kind.as_str()))
+    .bind(after.map_or("", |key| &*key.value))
+    .bind(limit)
+    .fetch_all(connection)
+    .await
+    .map_err(classify)?;
+    let text = |row: &SqliteRow, column| row.try_get::<String, _>(column).map_err(classify);
+    found.iter().map(|row| rows::reference_key(&text(row, 0)?, &text(row, 1)?, &text(row, 2)?, text(row, 3)?)).collect()
 }
 
 async fn parked_event(connection: &mut SqliteConnection, key: &EventKey) -> Result<ParkedEvent, StoreError> {

@@ -1,0 +1,208 @@
+//! `apply`: how many events a second go through translate-and-apply on PostgreSQL, beside one transaction for each event on
+//! the same server in the same run.
+//!
+//! The subject is the worker's own loop ([`consume::run`]) over deliveries that are in memory already; nothing is known to
+//! the seen-store, so that each duplicate meets the database.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use async_trait::async_trait;
+use metrics_exporter_prometheus::PrometheusHandle;
+use paybell_shared::clock::SystemClock;
+use paybell_shared::queue::{ConsumeError, Consumer, Delivery, Disposition, Message, Tag};
+use paybell_shared::shutdown::Shutdown;
+use paybell_worker::consume::{self, BatchLimits, Context};
+use paybell_worker::seen::{Marker, SeenEvents};
+use paybell_worker::store::{self, Registration, Work};
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use super::one_by_one;
+use super::stories::Stories;
+use super::{Measured, Size};
+use crate::servers::Postgres;
+use crate::shop::configuration;
+use crate::worker::{accounts, context, delivery};
+
+const SEED: u64 = 20_260_921;
+/// As `[limits]` has it unless it is set.
+const LIMITS: BatchLimits = BatchLimits { deliveries_max: 256, linger: Duration::from_millis(5) };
+/// What the yardstick does of the whole: at its pace, all of it would take minutes.
+const SAMPLE: usize = 10;
+/// Orders in one transaction of the preparation.
+const REGISTERED_AT_ONCE: usize = 500;
+const DESTINATION: &str = "paybell.orders";
+
+/// The result, and its ratio to the yardstick.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub events: usize,
+    pub orders: usize,
+    pub duplicates: usize,
+    pub one_by_one: f64,
+    /// The yardstick without the books, at whose few rows all its transactions meet.
+    pub one_by_one_without_books: f64,
+    pub worker: f64,
+    /// Over the yardstick that writes the same rows.
+    pub ratio: f64,
+    pub ratio_without_books: f64,
+    /// Share of the time of all batches, in percent, the longest first.
+    pub stages: Vec<(String, f64)>,
+}
+
+/// Runs the benchmark on a server of its own.
+///
+/// # Errors
+/// Something cannot be started or reached, or the result is not what it must be.
+pub async fn run(size: Size, metrics: &PrometheusHandle) -> anyhow::Result<Report> {
+    let postgres = Postgres::start_durable().await;
+    let account = accounts(&configuration("sqlite:q", "sqlite:s", "memory:")).remove(0);
+    let stories = Stories::new(&account, size.orders, size.messages, SEED);
+    let sample = stories.messages[..stories.messages.len() / SAMPLE].to_vec();
+
+    let mut yardsticks = Vec::new();
+    for books in [true, false] {
+        let url = prepared(&postgres, &stories.registrations).await?;
+        let work = one_by_one::Work {
+            account: Arc::clone(&account),
+            messages: sample.clone(),
+            destination: DESTINATION.to_owned(),
+            books,
+        };
+        yardsticks.push(one_by_one::measure(&url, work).await?.per_second);
+    }
+
+    let url = prepared(&postgres, &stories.registrations).await?;
+    let context = context_of(&url, vec![account]).await?;
+    let before = stages(metrics);
+    let (orders, duplicates, events) = (stories.registrations.len(), stories.duplicates, stories.messages.len());
+    let measured = drain(Arc::new(context), stories.messages).await?;
+    let stages = shares(&before, stages(metrics));
+
+    let mut connection = PgConnection::connect(&url).await?;
+    let known: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut connection).await?;
+    ensure!(usize::try_from(known)? == events - duplicates, "{known} events are in the inbox of {events} with {duplicates} twice");
+    let [one_by_one, one_by_one_without_books] = yardsticks[..] else { anyhow::bail!("two yardsticks were measured") };
+    let worker = measured.per_second;
+    let (ratio, ratio_without_books) = (worker / one_by_one, worker / one_by_one_without_books);
+    Ok(Report { events, orders, duplicates, one_by_one, one_by_one_without_books, worker, ratio, ratio_without_books, stages })
+}
+
+/// A database in which the orders are registered, at rest.
+async fn prepared(postgres: &Postgres, registrations: &[Registration]) -> anyhow::Result<String> {
+    let url = postgres.database().await;
+    let context = context_of(&url, Vec::new()).await?;
+    for registrations in registrations.chunks(REGISTERED_AT_ONCE) {
+        context.store.apply(&Work { registrations, ..context.work() }).await?;
+    }
+    // As a day of running has it: today's bodies have their partition.
+    while context.store.retain(context.work().now, Duration::from_hours(24)).await?.more {}
+    context.store.close().await;
+    let mut connection = PgConnection::connect(&url).await?;
+    for sql in ["VACUUM ANALYZE", "CHECKPOINT"] {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
+    }
+    Ok(url)
+}
+
+async fn context_of(url: &str, accounts: Vec<Arc<paybell_shared::psp::Account>>) -> anyhow::Result<Context> {
+    let mut context = context(store::connect(url).await?, Arc::new(SystemClock), accounts).await;
+    context.seen = Arc::new(NothingSeen);
+    context.policy.destinations = vec![DESTINATION.into()];
+    Ok(context)
+}
+
+/// All messages through the worker's loop.
+async fn drain(context: Arc<Context>, messages: Vec<Message>) -> anyhow::Result<Measured> {
+    let (count, shutdown) = (messages.len(), Shutdown::new());
+    let failed = Arc::new(AtomicUsize::new(0));
+    let deliveries = (1..).zip(messages).map(|(number, message)| delivery(number, message)).collect();
+    let feed = Feed { deliveries, unsettled: count, failed: Arc::clone(&failed), shutdown: shutdown.clone() };
+    let started = Instant::now();
+    // On the runtime, as the worker has it.
+    tokio::spawn(consume::run(context, Box::new(feed), LIMITS, shutdown)).await??;
+    let elapsed = started.elapsed();
+    let failed = failed.load(Ordering::Relaxed);
+    ensure!(failed == 0, "{failed} deliveries were not applied");
+    Ok(Measured::rate(count, elapsed))
+}
+
+/// A queue in memory.
+struct Feed {
+    deliveries: VecDeque<Delivery>,
+    unsettled: usize,
+    failed: Arc<AtomicUsize>,
+    shutdown: Shutdown,
+}
+
+#[async_trait]
+impl Consumer for Feed {
+    async fn next_batch(&mut self, max: usize, _: Duration) -> Result<Vec<Delivery>, ConsumeError> {
+        if self.deliveries.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let count = self.deliveries.len().min(max);
+        Ok(self.deliveries.drain(..count).collect())
+    }
+
+    async fn settle(&mut self, settlements: Vec<(Tag, Disposition)>) -> Result<(), ConsumeError> {
+        let failed = settlements.iter().filter(|(_, disposition)| *disposition != Disposition::Done).count();
+        self.failed.fetch_add(failed, Ordering::Relaxed);
+        self.unsettled -= settlements.len();
+        if self.unsettled == 0 {
+            self.shutdown.stop();
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) {}
+}
+
+/// A seen-store that was flushed.
+struct NothingSeen;
+
+#[async_trait]
+impl SeenEvents for NothingSeen {
+    async fn known(&self, markers: &[Marker]) -> Vec<bool> {
+        vec![false; markers.len()]
+    }
+
+    async fn mark(&self, _: &[Marker]) {}
+}
+
+/// Seconds by stage, as the metrics have them so far.
+fn stages(metrics: &PrometheusHandle) -> Vec<(String, f64)> {
+    let text = metrics.render();
+    let sums = text.lines().filter_map(|line| line.strip_prefix("paybell_apply_seconds_sum{stage=\"")?.split_once("\"} "));
+    sums.filter_map(|(stage, seconds)| Some((stage.to_owned(), seconds.parse().ok()?))).collect()
+}
+
+fn shares(before: &[(String, f64)], after: Vec<(String, f64)>) -> Vec<(String, f64)> {
+    let known = |stage: &str| before.iter().find(|(name, _)| name == stage).map_or(0.0, |(_, seconds)| *seconds);
+    let mut spent: Vec<_> = after.into_iter().map(|(stage, seconds)| (seconds - known(&stage), stage)).collect();
+    let total: f64 = spent.iter().map(|(seconds, _)| seconds).sum();
+    spent.sort_by(|one, other| other.0.total_cmp(&one.0));
+    spent.into_iter().map(|(seconds, stage)| (stage, 100.0 * seconds / total)).collect()
+}
+
+impl Report {
+    /// The report as lines for a terminal.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let Self { events, orders, duplicates, .. } = self;
+        let mut table = format!("apply: {events} events, {duplicates} of them twice, over {orders} orders{:>15}\n", "per s");
+        let mut line = |name: &str, rate: f64| table += &format!("{name:<60} {rate:>9.0}\n");
+        line("one transaction for each event, 8 connections", self.one_by_one);
+        line("the same without the books", self.one_by_one_without_books);
+        line("worker", self.worker);
+        table += &format!("ratio {:.2}, without the books {:.2}\n", self.ratio, self.ratio_without_books);
+        for (stage, share) in &self.stages {
+            table += &format!("  {stage:<20} {share:>5.1} %\n");
+        }
+        table
+    }
+}

@@ -1,0 +1,158 @@
+//! The yardstick of `apply`: what a plain worker does, one transaction for each event, on the same tables and indexes.
+//!
+//! It is given the best of its kind: prepared statements, eight connections that never wait for a pool, translation and
+//! merge by the same code, and no looking for references that nobody needs: each of these events finds its order by its
+//! payment.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use hdrhistogram::Histogram;
+use paybell_shared::clock::{Clock as _, SystemClock};
+use paybell_shared::envelope::Envelope;
+use paybell_shared::psp::Account;
+use paybell_shared::queue::Message;
+use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
+use paybell_worker::order::{Registers, View};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::types::Uuid;
+use sqlx::types::time::OffsetDateTime;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
+use tokio::task::JoinSet;
+
+use super::Measured;
+
+pub const CONNECTIONS: usize = 8;
+
+const LOCK: &str = "\
+    SELECT o.id, o.view::text AS view, o.registers::text AS registers, o.version
+    FROM refs r JOIN orders o ON o.id = r.order_id
+    WHERE r.psp = $1 AND r.account = $2 AND r.kind = 'payment' AND r.value = $3
+    FOR UPDATE OF o";
+const KEY: &str = "\
+    INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
+        outcome, reason, order_id, body_id, received_at, applied_at, taken_at, secret_name, order_version)
+    VALUES ($1, $2, $3, $4, 'webhook', $5::json, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15, $16)
+    ON CONFLICT DO NOTHING";
+const BODY: &str = "\
+    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json, $9)";
+const ORDER: &str = "\
+    UPDATE orders SET status = $2, view = $3::json, registers = $4::json, version = $5, updated_at = $6 WHERE id = $1";
+const TRANSITION: &str = "\
+    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, destinations)
+    VALUES ($1, $2, $3, $4, $5, $6, $7::json, $8)";
+const OUTBOX: &str = "INSERT INTO outbox (destination, order_id, version, next_attempt_at) VALUES ($1, $2, $3, $4)";
+const BOOKS: &str = "\
+    INSERT INTO books (psp, account, hour, outcome, count) VALUES ($1, $2, date_trunc('hour', $3), $4, 1)
+    ON CONFLICT (psp, account, hour, outcome) DO UPDATE SET count = books.count + 1";
+
+/// What the yardstick is to do.
+pub struct Work {
+    pub account: Arc<Account>,
+    pub messages: Vec<Message>,
+    pub destination: String,
+    /// Whether it keeps the books too. All of its transactions meet at their few rows, and so commit one after the other.
+    pub books: bool,
+}
+
+/// Applies all messages, each in a transaction of its own.
+///
+/// # Errors
+/// The database refuses something.
+pub async fn measure(url: &str, work: Work) -> anyhow::Result<Measured> {
+    let options: PgConnectOptions = url.parse()?;
+    let (work, next) = (Arc::new(work), Arc::new(AtomicUsize::new(0)));
+    let mut connections = Vec::new();
+    for _ in 0..CONNECTIONS {
+        connections.push(options.connect().await?);
+    }
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for connection in connections {
+        tasks.spawn(apply(connection, Arc::clone(&work), Arc::clone(&next)));
+    }
+    let mut latencies = Histogram::<u64>::new(3)?;
+    while let Some(applied) = tasks.join_next().await {
+        latencies.add(applied??)?;
+    }
+    Ok(Measured::new(&latencies, 0, started.elapsed()))
+}
+
+async fn apply(mut connection: PgConnection, work: Arc<Work>, next: Arc<AtomicUsize>) -> anyhow::Result<Histogram<u64>> {
+    let mut latencies = Histogram::new(3)?;
+    while let Some(message) = work.messages.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let began = Instant::now();
+        let envelope = Envelope::try_from(message.clone())?;
+        let Arrival { body, rows } = Arrival::of_webhook(&envelope, &work.account);
+        for row in rows {
+            transact(&mut connection, &work, row, body.as_ref()).await?;
+        }
+        latencies.record(micros(began.elapsed()))?;
+    }
+    connection.close().await?;
+    Ok(latencies)
+}
+
+async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, body: Option<&Body>) -> anyhow::Result<()> {
+    let now = OffsetDateTime::from(SystemClock.now());
+    let received_at = OffsetDateTime::from(row.received_at);
+    let (psp, account) = (&*row.key.psp, &*row.key.account);
+    let mut transaction = connection.begin().await?;
+    let mut order = None;
+    let (mut facts, mut foreign, mut reason, mut outcome) = (None, false, None, Outcome::Ignored);
+    match &row.content {
+        Content::Fact { event, foreign_mode } => {
+            let lock = sqlx::query(LOCK).bind(psp).bind(account).bind(&event.payment_id);
+            let locked = lock.fetch_one(&mut *transaction).await?;
+            let mut registers: Registers = serde_json::from_str(locked.try_get("registers")?)?;
+            let before: View = serde_json::from_str(locked.try_get("view")?)?;
+            let added = registers.join(event, *foreign_mode);
+            outcome = if added { Outcome::Applied } else { Outcome::Superseded };
+            (facts, foreign) = (Some(serde_json::to_string(event)?), *foreign_mode);
+            let view = registers.view();
+            let version = locked.try_get::<i64, _>("version")? + i64::from(view != before);
+            order = Some((locked.try_get::<String, _>("id")?, before, view, registers, version, added));
+        }
+        Content::Ignored { reason: why } | Content::Quarantined { reason: why, .. } => reason = Some(why),
+    }
+    let body_id = Uuid::from_u128(rand::random());
+    let key = sqlx::query(KEY).bind(psp).bind(account).bind(&row.key.event_id).bind(&row.event_type).bind(facts).bind(foreign);
+    let key = key.bind(&row.facts_sha256[..]).bind(i64::from(row.mapping_version)).bind(outcome.as_str()).bind(reason);
+    let key = key.bind(order.as_ref().map(|(id, ..)| id)).bind(body_id).bind(received_at).bind(now);
+    let key = key.bind(body.map(|body| &*body.secret_name)).bind(order.as_ref().map(|(.., version, _)| *version));
+    if key.execute(&mut *transaction).await?.rows_affected() == 0 {
+        transaction.rollback().await?;
+        return Ok(());
+    }
+    if let Some(body) = body {
+        let insert = sqlx::query(BODY).bind(body_id).bind(received_at).bind(psp).bind(account).bind(&body.webhook_id);
+        let insert = insert.bind(&*body.secret_name).bind(&body.content_type).bind(serde_json::to_string(&body.headers)?);
+        insert.bind(&*body.bytes).execute(&mut *transaction).await?;
+    }
+    if let Some((id, before, view, registers, version, true)) = &order {
+        let (status, shown) = (view.status.as_str(), serde_json::to_string(view)?);
+        let update = sqlx::query(ORDER).bind(id).bind(status).bind(&shown).bind(serde_json::to_string(registers)?);
+        let updated = update.bind(version).bind(now).execute(&mut *transaction).await?;
+        ensure!(updated.rows_affected() == 1, "the order {id} is gone");
+        if view != before {
+            let insert = sqlx::query(TRANSITION).bind(id).bind(version).bind(Uuid::from_u128(rand::random()));
+            let insert = insert.bind(before.status.as_str()).bind(status).bind(now).bind(&shown).bind([&work.destination]);
+            insert.execute(&mut *transaction).await?;
+            let insert = sqlx::query(OUTBOX).bind(&work.destination).bind(id).bind(version).bind(now);
+            insert.execute(&mut *transaction).await?;
+        }
+    }
+    if work.books {
+        let line = sqlx::query(BOOKS).bind(psp).bind(account).bind(received_at).bind(outcome.as_str());
+        line.execute(&mut *transaction).await?;
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
