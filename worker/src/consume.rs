@@ -41,7 +41,7 @@ const HOLD_MAX: Duration = Duration::from_mins(10);
 const BATCHES_MAX: usize = 2;
 /// How long a batch may go on after the stop has begun, before it is rolled back and given back. A transaction takes
 /// milliseconds; one that fights for locks, or whose server is silent, could outlast the deadline of the stop (45 s).
-const STOP_GRACE: Duration = Duration::from_secs(15);
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// What every step needs.
 pub struct Context {

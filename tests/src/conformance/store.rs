@@ -43,12 +43,16 @@ macro_rules! store_suite {
             an_event_that_names_its_order_waits_where_orders_must_be_registered,
             a_refund_finds_its_order_by_its_payment_whichever_comes_first,
             a_chain_of_references_wakes_to_its_end,
+            more_parked_events_than_a_transaction_reads_wake_at_once,
+            a_rest_of_parked_events_leads_one_another,
+            what_a_crash_left_parked_is_found_and_woken,
             references_to_two_orders_are_quarantined,
             the_books_equal_a_recount,
             an_order_at_version_n_has_n_transitions,
             the_epoch_is_the_databases,
             orders_come_in_pages,
             a_body_keeps_its_exact_bytes,
+            old_bodies_go_and_keys_stay,
             a_nul_inside_facts_is_kept,
             a_lease_is_held_by_one,
             an_expired_lease_returns_and_its_holder_ends_nothing,
@@ -473,6 +477,103 @@ pub async fn a_chain_of_references_wakes_to_its_end(bench: &Bench) {
     assert_eq!(bench.order("order-1").await.view.refunded, 4);
     assert_eq!(bench.count("SELECT count(*) FROM refs WHERE order_id = 'order-1'").await, 5);
     assert_eq!(bench.count("SELECT count(*) FROM parkings").await, 0);
+}
+
+/// Whoever registers an order is told how it stands, however many events waited for it.
+pub async fn more_parked_events_than_a_transaction_reads_wake_at_once(bench: &Bench) {
+    const PARKED: i64 = 1_200;
+    let mut events = vec![captured("evt_paid", "pi_1", None, 4999)];
+    events.extend((1..PARKED).map(|n| refund(&format!("evt_{n}"), "pi_1", &format!("re_{n}"), 1)));
+    for batch in events.chunks(400) {
+        bench.apply(batch).await;
+    }
+    // Others wait for another order, before and behind these.
+    bench.apply(&[captured("evt_0", "pi_0", None, 1), captured("evt_z", "pi_2", None, 1)]).await;
+    let applied = bench.try_apply(&[], &[registration("order-1", Some("pi_1"), 4999)], true).await.unwrap();
+    assert_eq!(i64::try_from(applied.woken).unwrap(), PARKED);
+    let [Registered::Created(order)] = &applied.registrations[..] else { panic!("{applied:?}") };
+    assert_eq!((order.view.status, order.view.refunded), (OrderStatus::PartiallyRefunded, PARKED - 1));
+    assert_eq!(**order, bench.order("order-1").await);
+    assert_eq!(applied.orders, [("order-1".to_owned(), OrderStatus::PartiallyRefunded)]);
+    assert_eq!(bench.count("SELECT count(*) FROM parkings").await, 2);
+}
+
+/// Of 1,000 parked events only the last by key names the order, so that all others are passed over before it leads them.
+pub async fn a_rest_of_parked_events_leads_one_another(bench: &Bench) {
+    let mut events: Vec<_> = (0..1_000).map(|n| refund(&format!("evt_{n:04}"), "pi_1", &format!("re_{n}"), 1)).collect();
+    events.push(captured("evt_z", "pi_1", Some("order-1"), 4999));
+    // More that wait under the order's name, and hide the one that leads.
+    events.extend((0..1_000).map(|n| state(&format!("evt_o{n:04}"), "pi_2", Some("order-1"), PaymentState::Pending)));
+    for batch in events.chunks(400) {
+        bench.try_apply(&arrivals(batch), &[], false).await.unwrap();
+    }
+    let applied = bench.try_apply(&[], &[registration("order-1", None, 4999)], false).await.unwrap();
+    assert_eq!(applied.woken, 2_001);
+    let view = bench.order("order-1").await.view;
+    assert_eq!((view.captured, view.refunded), (4999, 1_000));
+}
+
+/// Between two of the transactions that wake, the process ends: the order exists, and some of its events still wait.
+pub async fn what_a_crash_left_parked_is_found_and_woken(bench: &Bench) {
+    bench.register(registration("order-1", Some("pi_0"), 4999)).await;
+    for payment in ["pi_1", "pi_2", "pi_3"] {
+        bench.apply(&[captured(&format!("evt_{payment}"), payment, None, 1)]).await;
+    }
+    assert_eq!(bench.store.unwoken(None, 10).await.unwrap(), []);
+    bench.execute("UPDATE refs SET order_id = 'order-1' WHERE value IN ('pi_1', 'pi_2')").await;
+    // SQLite has rows only for names that lead somewhere.
+    if let Database::Sqlite(_) = &bench.database {
+        let link = "INSERT INTO refs (psp, account, kind, value, order_id) VALUES ('stripe', 'default', 'payment'";
+        bench.execute(&format!("{link}, 'pi_1', 'order-1'); {link}, 'pi_2', 'order-1')")).await;
+    }
+    let first = bench.store.unwoken(None, 1).await.unwrap();
+    assert_eq!(first.iter().map(|name| &*name.value).collect::<Vec<_>>(), ["pi_1"]);
+    let second = bench.store.unwoken(first.last(), 10).await.unwrap();
+    assert_eq!(second.iter().map(|name| &*name.value).collect::<Vec<_>>(), ["pi_2"]);
+    let names = [first, second].concat();
+    let applied = bench.store.apply(&Work { wake: &names, ..Work::new(&bench.policy, &bench.ids, NOW) }).await.unwrap();
+    assert_eq!(applied.woken, 2);
+    assert_eq!(bench.store.unwoken(None, 10).await.unwrap(), []);
+    assert_eq!(bench.count("SELECT count(*) FROM parkings").await, 1);
+    assert_eq!(bench.order("order-1").await.view.captured, 2);
+}
+
+/// A webhook with a body, received then.
+#[must_use]
+pub fn received(event: &PaymentEvent, at: Timestamp) -> Arrival {
+    let body = Some(Body { received_at: at, ..body(b"{}") });
+    Arrival { body, rows: vec![InboxRow { received_at: at, ..row(event) }] }
+}
+
+pub async fn old_bodies_go_and_keys_stay(bench: &Bench) {
+    const DAY: Duration = Duration::from_hours(24);
+    const KEEP: Duration = Duration::from_hours(90 * 24);
+    let events: Vec<_> = (0..1_300).map(|n| captured(&format!("evt_{n}"), &format!("pi_{n}"), Some(&format!("order-{n}")), 1)).collect();
+    // Too old by a millisecond, and just young enough.
+    let (old, young) = (NOW.minus(KEEP).minus(Duration::from_millis(1)), NOW.minus(KEEP));
+    let mut batch: Vec<Arrival> = events.iter().map(|event| received(event, old)).collect();
+    for arrival in batch.iter_mut().skip(1_290) {
+        *arrival = Arrival { body: Some(Body { received_at: young, ..arrival.body.clone().unwrap() }), ..arrival.clone() };
+        arrival.rows[0].received_at = young;
+    }
+    bench.try_apply(&batch, &[], true).await.unwrap();
+    let mut deleted = 0;
+    loop {
+        let kept = bench.store.retain(NOW, KEEP).await.unwrap();
+        deleted += kept.bodies_deleted;
+        if !kept.more {
+            break;
+        }
+    }
+    assert_eq!(deleted, 1_290);
+    assert_eq!(bench.count("SELECT count(*) FROM bodies").await, 10);
+    assert_eq!(bench.count("SELECT count(*) FROM events").await, 1_300);
+    let again = bench.try_apply(&batch, &[], true).await.unwrap();
+    assert!(again.events.iter().all(|(_, outcome)| outcome.is_none()), "a key was forgotten with its body");
+    let next = [received(&captured("evt_next", "pi_next", Some("order-next"), 1), NOW.plus(DAY))];
+    bench.try_apply(&next, &[], true).await.unwrap();
+    assert_eq!(bench.store.retain(NOW, KEEP).await.unwrap().bodies_deleted, 0);
+    assert_eq!(bench.count("SELECT count(*) FROM bodies").await, 11);
 }
 
 pub async fn references_to_two_orders_are_quarantined(bench: &Bench) {
