@@ -137,7 +137,7 @@ async fn an_event_that_arrives_while_its_order_is_registered_is_applied() {
     }
 }
 
-const LOCK_ORDER: &str = "SELECT FROM refs WHERE kind = 'order' FOR UPDATE";
+const LOCK_ORDER: &str = "SELECT FROM orders WHERE id = 'order-1' FOR UPDATE";
 
 /// 55P03: somebody holds the row for longer than a transaction waits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -167,17 +167,20 @@ async fn a_lock_that_is_not_to_be_had_in_time_is_tried_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadlock_is_tried_again() {
     let bench = bench().await;
-    bench.apply(&[state("evt_0", "pi_1", Some("order-1"), PaymentState::Pending)]).await;
+    for (event, payment, order) in [("evt_0", "pi_1", "order-1"), ("evt_00", "pi_2", "order-2")] {
+        bench.apply(&[state(event, payment, Some(order), PaymentState::Pending)]).await;
+    }
     // Never looks for deadlocks itself, so it is the store that is ended.
-    let mut other = holding(&bench, "SET LOCAL deadlock_timeout = '1h'; SELECT FROM refs WHERE kind = 'payment' FOR UPDATE").await;
+    let lock = "SET LOCAL deadlock_timeout = '1h'; SELECT FROM orders WHERE id = 'order-2' FOR UPDATE";
+    let mut other = holding(&bench, lock).await;
     let circle = async {
         until_waiting(&bench, "transactionid", 1).await;
         sqlx::raw_sql(LOCK_ORDER).execute(&mut *other).await.unwrap();
         other.rollback().await.unwrap();
     };
-    let event = captured("evt_1", "pi_1", Some("order-1"), 4999);
-    let (outcomes, ()) = tokio::join!(bench.apply(std::slice::from_ref(&event)), circle);
-    assert_eq!(outcomes, [("evt_1".to_owned(), Some(Outcome::Applied))]);
+    let events = [captured("evt_1", "pi_1", Some("order-1"), 4999), captured("evt_2", "pi_2", Some("order-2"), 4999)];
+    let (outcomes, ()) = tokio::join!(bench.apply(&events), circle);
+    assert_eq!(outcomes.iter().map(|(_, outcome)| *outcome).collect::<Vec<_>>(), [Some(Outcome::Applied); 2]);
     bench.check_invariants().await;
     bench.store.close().await;
     until_counted(&bench, "deadlocks").await;
@@ -198,7 +201,7 @@ async fn a_serialization_failure_is_tried_again() {
         .await;
     before.store.close().await;
     let bench = Bench::new(url).await;
-    let other = holding(&bench, "UPDATE refs SET order_id = order_id WHERE kind = 'order'").await;
+    let other = holding(&bench, "UPDATE orders SET updated_at = updated_at").await;
     let release = async {
         until_waiting(&bench, "transactionid", 1).await;
         other.commit().await.unwrap();

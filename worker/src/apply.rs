@@ -2,14 +2,15 @@
 //!
 //! | step | what is durable after it | a crash there |
 //! |---|---|---|
-//! | lock the references that the work speaks of, then the orders that these lead to, each sorted | nothing | rolled back; the deliveries come again |
+//! | lock the references that the work speaks of and that lead nowhere yet, then the orders that the others lead to, each sorted | nothing | rolled back; the deliveries come again |
 //! | read known keys, orders, parked events | nothing | the same |
 //! | [`plan`]: resolve, join, judge | nothing | the same |
 //! | write bodies, events, orders, transitions, links, checks, books; commit | everything | before: rolled back; after: the deliveries come again and are duplicates; during: see [`StoreError::Unknown`](crate::store::StoreError) |
 //! | mark seen, acknowledge | | a marker is missing: one look at the database more |
 //!
 //! The reference rows are what keeps a parked event from missing its order's registration: whoever speaks of a reference
-//! holds its row, so parking and registration happen one after the other.
+//! holds its row, so parking and registration happen one after the other. Once it leads to an order, it leads there for ever,
+//! and the order's row takes its place.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -332,7 +332,7 @@ pub struct Snapshot {
     pub keys_read: BTreeSet<EventKey>,
     /// Of these, those that are stored.
     pub known: HashMap<EventKey, KnownEvent>,
-    /// Every reference of the work, locked; the order that it leads to, if that is known.
+    /// Every reference of the work; the order that it leads to, if that is known: if not, locked.
     pub references: BTreeMap<ReferenceKey, Option<String>>,
     /// Every order that a reference leads to or names, locked, if it exists.
     pub orders: HashMap<String, OrderRow>,
