@@ -351,7 +351,7 @@ impl Default for Limits {
             connections_max: 16_384,
             in_flight_max: 2_048,
             publish_budget_ms: 2_000,
-            batch_max: 256,
+            batch_max: 512,
             batch_linger_ms: 5,
             retry_steps_s: vec![5, 30, 300, 1_800, 7_200],
             parked_max_s: 86_400,

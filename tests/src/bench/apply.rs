@@ -23,16 +23,18 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::one_by_one;
 use super::stories::Stories;
-use super::{Measured, Size};
+use super::{Size, rate};
 use crate::servers::Postgres;
 use crate::shop::configuration;
 use crate::worker::{accounts, context, delivery};
 
 const SEED: u64 = 20_260_921;
 /// As `[limits]` has it unless it is set.
-const LIMITS: BatchLimits = BatchLimits { deliveries_max: 256, linger: Duration::from_millis(5) };
-/// What the yardstick does of the whole: at its pace, all of it would take minutes.
+const LIMITS: BatchLimits = BatchLimits { deliveries_max: 512, linger: Duration::from_millis(5) };
+/// The yardstick does one of so many: at its pace, all of them would take minutes.
 const SAMPLE: usize = 10;
+/// Yardsticks and subject take turns, so that a slow minute of the machine meets all.
+const TURNS: usize = 5;
 /// Orders in one transaction of the preparation.
 const REGISTERED_AT_ONCE: usize = 500;
 const DESTINATION: &str = "paybell.orders";
@@ -61,34 +63,34 @@ pub struct Report {
 pub async fn run(size: Size, metrics: &PrometheusHandle) -> anyhow::Result<Report> {
     let postgres = Postgres::start_durable().await;
     let account = accounts(&configuration("sqlite:q", "sqlite:s", "memory:")).remove(0);
-    let stories = Stories::new(&account, size.orders, size.messages, SEED);
-    let sample = stories.messages[..stories.messages.len() / SAMPLE].to_vec();
+    let Stories { registrations, messages, duplicates } = Stories::new(&account, size.orders, size.messages, SEED);
+    let (orders, events) = (registrations.len(), messages.len());
 
     let mut yardsticks = Vec::new();
     for books in [true, false] {
-        if std::env::var_os("NOYARD").is_some() { yardsticks.push(1.0); continue; }
-        let url = prepared(&postgres, &stories.registrations).await?;
-        let work = one_by_one::Work {
-            account: Arc::clone(&account),
-            messages: sample.clone(),
-            destination: DESTINATION.to_owned(),
-            books,
-        };
-        yardsticks.push(one_by_one::measure(&url, work).await?.per_second);
+        let url = prepared(&postgres, &registrations).await?;
+        yardsticks.push((url, books, Duration::ZERO));
     }
-
-    let url = prepared(&postgres, &stories.registrations).await?;
-    let context = context_of(&url, vec![account]).await?;
-    let before = stages(metrics);
-    let (orders, duplicates, events) = (stories.registrations.len(), stories.duplicates, stories.messages.len());
-    let measured = drain(Arc::new(context), stories.messages).await?;
+    let url = prepared(&postgres, &registrations).await?;
+    let context = Arc::new(context_of(&url, vec![Arc::clone(&account)]).await?);
+    let (before, mut sampled, mut spent) = (stages(metrics), 0, Duration::ZERO);
+    for turn in messages.chunks(events.div_ceil(TURNS)) {
+        let sample = &turn[..turn.len() / SAMPLE];
+        sampled += sample.len();
+        for (url, books, spent) in &mut yardsticks {
+            let (account, messages, destination) = (Arc::clone(&account), sample.to_vec(), DESTINATION.to_owned());
+            *spent += one_by_one::measure(url, one_by_one::Work { account, messages, destination, books: *books }).await?;
+        }
+        spent += drain(Arc::clone(&context), turn).await?;
+    }
     let stages = shares(&before, stages(metrics));
 
     let mut connection = PgConnection::connect(&url).await?;
     let known: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut connection).await?;
     ensure!(usize::try_from(known)? == events - duplicates, "{known} events are in the inbox of {events} with {duplicates} twice");
-    let [one_by_one, one_by_one_without_books] = yardsticks[..] else { anyhow::bail!("two yardsticks were measured") };
-    let worker = measured.per_second;
+    let rates: Vec<f64> = yardsticks.iter().map(|(.., spent)| rate(sampled, *spent)).collect();
+    let [one_by_one, one_by_one_without_books] = rates[..] else { anyhow::bail!("two yardsticks were measured") };
+    let worker = rate(events, spent);
     let (ratio, ratio_without_books) = (worker / one_by_one, worker / one_by_one_without_books);
     Ok(Report { events, orders, duplicates, one_by_one, one_by_one_without_books, worker, ratio, ratio_without_books, stages })
 }
@@ -117,19 +119,18 @@ async fn context_of(url: &str, accounts: Vec<Arc<paybell_shared::psp::Account>>)
     Ok(context)
 }
 
-/// All messages through the worker's loop.
-async fn drain(context: Arc<Context>, messages: Vec<Message>) -> anyhow::Result<Measured> {
-    let (count, shutdown) = (messages.len(), Shutdown::new());
-    let failed = Arc::new(AtomicUsize::new(0));
-    let deliveries = (1..).zip(messages).map(|(number, message)| delivery(number, message)).collect();
-    let feed = Feed { deliveries, unsettled: count, failed: Arc::clone(&failed), shutdown: shutdown.clone() };
+/// All messages through the worker's loop; how long that took.
+async fn drain(context: Arc<Context>, messages: &[Message]) -> anyhow::Result<Duration> {
+    let (failed, shutdown) = (Arc::new(AtomicUsize::new(0)), Shutdown::new());
+    let deliveries = (1..).zip(messages).map(|(number, message)| delivery(number, message.clone())).collect();
+    let feed = Feed { deliveries, unsettled: messages.len(), failed: Arc::clone(&failed), shutdown: shutdown.clone() };
     let started = Instant::now();
     // On the runtime, as the worker has it.
-    tokio::spawn(consume::run(context, Box::new(feed), BatchLimits { deliveries_max: std::env::var("BATCH").ok().and_then(|v| v.parse().ok()).unwrap_or(LIMITS.deliveries_max), ..LIMITS }, shutdown)).await??;
+    tokio::spawn(consume::run(context, Box::new(feed), LIMITS, shutdown)).await??;
     let elapsed = started.elapsed();
     let failed = failed.load(Ordering::Relaxed);
     ensure!(failed == 0, "{failed} deliveries were not applied");
-    Ok(Measured::rate(count, elapsed))
+    Ok(elapsed)
 }
 
 /// A queue in memory.

@@ -31,13 +31,13 @@ impl Measured {
         let (count, at) = (latencies_us.len() as f64, |quantile| latencies_us.value_at_quantile(quantile) as f64 / 1000.0);
         Self { per_second: count / elapsed.as_secs_f64(), p50_ms: at(0.5), p99_ms: at(0.99), failed }
     }
+}
 
-    /// So many in so long, where nobody waits for a single one.
-    fn rate(count: usize, elapsed: Duration) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "a benchmark's counts stay far below 2^52")]
-        let per_second = count as f64 / elapsed.as_secs_f64();
-        Self { per_second, p50_ms: 0.0, p99_ms: 0.0, failed: 0 }
-    }
+/// So many in so long, by the second.
+fn rate(count: usize, elapsed: Duration) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "a benchmark's counts stay far below 2^52")]
+    let count = count as f64;
+    count / elapsed.as_secs_f64()
 }
 
 /// How much `apply` and `seen` are given to do.
@@ -51,4 +51,10 @@ pub struct Size {
 fn median(mut runs: Vec<Measured>) -> Measured {
     runs.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
     runs.swap_remove(runs.len() / 2)
+}
+
+/// The middle one, of an odd number of rates.
+fn median_rate(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2]
 }

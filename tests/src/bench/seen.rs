@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
 use super::stories::Stories;
-use super::{Measured, Size, median};
+use super::{Size, median_rate, rate};
 use crate::servers::process::Service;
 use crate::servers::{Postgres, RabbitMq, Redis, http_client};
 use crate::shop::configuration;
@@ -76,12 +76,12 @@ pub async fn run(size: Size) -> anyhow::Result<Report> {
         memory = memory.max(seen.memory);
         hits = seen.hits;
     }
-    let (bare_consumer, worker) = (median(bare).per_second, median(subject).per_second);
+    let (bare_consumer, worker) = (median_rate(bare), median_rate(subject));
     #[expect(clippy::cast_precision_loss, reason = "a benchmark's counts stay far below 2^52")]
     let (memory_mib, hits_percent) = (memory as f64 / f64::from(1 << 20), 100.0 * hits / messages.len() as f64);
     let ratio = worker / bare_consumer;
     let deliveries = messages.len();
-    Ok(Report { deliveries, applied: applied.per_second, memory_mib, bare_consumer, worker, hits_percent, ratio })
+    Ok(Report { deliveries, applied, memory_mib, bare_consumer, worker, hits_percent, ratio })
 }
 
 /// Publishes all messages as the ingress does.
@@ -123,7 +123,7 @@ struct Seen {
 }
 
 /// A worker from its first settled delivery to its last.
-async fn drain(configuration: &str, count: usize) -> anyhow::Result<(Measured, Seen)> {
+async fn drain(configuration: &str, count: usize) -> anyhow::Result<(f64, Seen)> {
     let worker = Service::start_unready("paybell-worker", &[], configuration, &[("RUST_LOG", "warn")]);
     let client = http_client();
     let metrics = format!("{}/metrics", worker.ops_url());
@@ -138,8 +138,7 @@ async fn drain(configuration: &str, count: usize) -> anyhow::Result<(Measured, S
         let done = value(&text, "paybell_queue_settled_total{disposition=\"done\"}");
         if done >= f64::from(all) {
             let (since, before) = began.context("it was done before it was looked at")?;
-            let mut measured = Measured::rate(count, since.elapsed());
-            measured.per_second *= 1.0 - before / f64::from(all);
+            let measured = (done - before) / since.elapsed().as_secs_f64();
             let hits = value(&text, "paybell_seen_total{outcome=\"hit\"}");
             return Ok((measured, Seen { memory: worker.memory_peak(), hits }));
         }
@@ -161,7 +160,7 @@ fn value(metrics: &str, name: &str) -> f64 {
 }
 
 /// The yardstick: a bare lapin consumer that looks at nothing and acknowledges by the batch.
-async fn consume(url: &str, count: usize) -> anyhow::Result<Measured> {
+async fn consume(url: &str, count: usize) -> anyhow::Result<f64> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
@@ -175,7 +174,7 @@ async fn consume(url: &str, count: usize) -> anyhow::Result<Measured> {
             channel.basic_ack(delivery.delivery_tag, BasicAckOptions { multiple: true }).await?;
         }
     }
-    let measured = Measured::rate(count, started.context("nothing was delivered")?.elapsed());
+    let measured = rate(count, started.context("nothing was delivered")?.elapsed());
     connection.close(200, "done".into()).await?;
     Ok(measured)
 }

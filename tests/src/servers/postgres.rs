@@ -80,9 +80,6 @@ impl Postgres {
         // A killed process loses nothing that it gave to the kernel; only a power cut asks for fsync.
         let fsync = if durable { "fsync=on" } else { "fsync=off" };
         command.args(["-c", fsync, "-c", &format!("max_connections={CONNECTIONS_MAX}")]);
-        if std::env::var_os("PGSS").is_some() {
-            command.args(["-c", "shared_preload_libraries=pg_stat_statements", "-c", "track_io_timing=on"]);
-        }
         let process = Guarded::new(folder, &command)?;
         process.start()?;
         let postgres = Self {

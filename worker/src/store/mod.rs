@@ -336,7 +336,7 @@ pub struct Snapshot {
     pub references: BTreeMap<ReferenceKey, Option<String>>,
     /// Every order that a reference leads to or names, locked, if it exists.
     pub orders: HashMap<String, OrderRow>,
-    /// Events parked under a locked reference: the first [`PARKED_MAX`] by key.
+    /// Events parked under these references, if they may be woken: the first [`PARKED_MAX`] by key.
     pub parked: Vec<ParkedEvent>,
 }
 
@@ -380,7 +380,7 @@ pub struct Wanted {
     pub references: BTreeSet<ReferenceKey>,
     /// Parked events only behind this one: a transaction before read those up to it.
     pub parked_after: Option<EventKey>,
-    /// Parked events only under names that lead to an order already: nothing else of the work could lead them.
+    /// Also the events parked under names that lead to an order already: what another transaction left.
     pub parked_led: bool,
 }
 

@@ -71,7 +71,7 @@ const READ_KEYS: &str = "\
         LIMIT 1
     ) e";
 
-/// `$5`: only under names that lead to an order; the rest: behind which key, and how many.
+/// Behind a key (`$5` to `$7`, or all), so many.
 const READ_PARKED: &str = "\
     SELECT e.facts::text AS facts, e.foreign_mode, e.received_at
     FROM (
@@ -80,16 +80,12 @@ const READ_PARKED: &str = "\
         CROSS JOIN LATERAL (
             SELECT psp, account, event_id FROM parkings
             WHERE ref_psp = w.psp AND ref_account = w.account AND ref_kind = w.kind AND ref_value = w.value
-                AND ($6 IS NULL OR (psp, account, event_id) > ($6, $7, $8))
+                AND ($5 IS NULL OR (psp, account, event_id) > ($5, $6, $7))
             ORDER BY psp, account, event_id
-            LIMIT $9
+            LIMIT $8
         ) p
-        WHERE NOT $5 OR EXISTS (
-            SELECT FROM refs r
-            WHERE r.psp = w.psp AND r.account = w.account AND r.kind = w.kind AND r.value = w.value AND r.order_id IS NOT NULL
-        )
         ORDER BY p.psp, p.account, p.event_id
-        LIMIT $9
+        LIMIT $8
     ) parked
     JOIN events e ON e.psp = parked.psp AND e.account = parked.account AND e.event_id = parked.event_id
     ORDER BY e.psp, e.account, e.event_id";
@@ -130,9 +126,10 @@ pub(super) async fn snapshot(
     }
     pace.lap("references");
     if !wanted.references.is_empty() {
-        let others: Vec<&ReferenceKey> = keys.into_iter().filter(|key| !snapshot.references.contains_key(key)).collect();
+        let others: Vec<&ReferenceKey> =
+            keys.iter().copied().filter(|key| !snapshot.references.contains_key(key)).collect();
+        let arrays = ReferenceArrays::of(others.iter().copied());
         if !others.is_empty() {
-            let arrays = ReferenceArrays::of(others.iter().copied());
             arrays.bind(sqlx::query(INSERT_REFERENCES)).execute(&mut **transaction).await?;
             for row in &arrays.bind(sqlx::query(LOCK_REFERENCES)).fetch_all(&mut **transaction).await? {
                 let key = *wanted_at(&others, row, "refs")?;
@@ -149,10 +146,10 @@ pub(super) async fn snapshot(
             }
         }
         pace.lap("lock orders");
+        // Nobody parks under a name that leads to an order, and whoever led it there woke those who had.
         let after = wanted.parked_after.as_ref();
-        let parked = references
+        let parked = if wanted.parked_led { &references } else { &arrays }
             .bind(sqlx::query(READ_PARKED))
-            .bind(wanted.parked_led)
             .bind(after.map(|key| &*key.psp))
             .bind(after.map(|key| &*key.account))
             .bind(after.map(|key| &*key.event_id))

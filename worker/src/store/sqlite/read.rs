@@ -27,7 +27,8 @@ pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted)
     }
     let mut waiting = BTreeSet::new();
     for (reference, order_id) in &snapshot.references {
-        if order_id.is_some() || !wanted.parked_led {
+        // Nobody parks under a name that leads to an order, and whoever led it there woke those who had.
+        if order_id.is_none() || wanted.parked_led {
             waiting.extend(parked_under(connection, reference, wanted.parked_after.as_ref()).await?);
         }
     }
