@@ -99,13 +99,14 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
     let known = context.seen.known(&markers).await;
     pace.lap("seen");
     let mut candidates = Candidates::default();
+    let (mut hits, mut misses) = (0, 0);
     for ((tag, marker, envelope, account), known) in envelopes.into_iter().zip(known) {
         if known {
-            metrics::counter!(SEEN_TOTAL, OUTCOME => "hit").increment(1);
+            hits += 1;
             settled.push((tag, Disposition::Done));
             continue;
         }
-        metrics::counter!(SEEN_TOTAL, OUTCOME => "miss").increment(1);
+        misses += 1;
         // Adapters never panic (invariant I7); if one does, it costs its own delivery and not the worker.
         match catch_unwind(AssertUnwindSafe(|| Arrival::of_webhook(&envelope, &account))) {
             Ok(arrival) => {
@@ -116,6 +117,8 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
             Err(_) => settled.push((tag, Disposition::DeadLetter { reason: "translating it panicked".to_owned() })),
         }
     }
+    metrics::counter!(SEEN_TOTAL, OUTCOME => "hit").increment(hits);
+    metrics::counter!(SEEN_TOTAL, OUTCOME => "miss").increment(misses);
     pace.lap("translate");
     settled.extend(apply(context, &candidates).await?);
     Ok(settled)
@@ -124,7 +127,7 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
 /// What the delivery holds, or what becomes of it if that cannot be read here.
 fn open(context: &Context, delivery: &Delivery) -> Result<(Envelope, Arc<Account>), Disposition> {
     let retry = |reason: String| Err(Disposition::Retry { reason });
-    let envelope = match Envelope::try_from(delivery.message.clone()) {
+    let envelope = match Envelope::try_from(&delivery.message) {
         Ok(envelope) => envelope,
         Err(error @ EnvelopeError::Newer(_)) => return retry(error.to_string()),
         Err(error) => return Err(Disposition::DeadLetter { reason: error.to_string() }),

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use paybell_shared::shutdown::Shutdown;
-use paybell_shared::telemetry::{BODIES_DELETED_TOTAL, BODY_PARTITIONS_TOTAL, EVENTS_WOKEN_TOTAL, ORDER_TRANSITIONS_TOTAL, OUTCOME};
+use paybell_shared::telemetry::{
+    BODIES_DELETED_TOTAL, BODY_PARTITIONS_TOTAL, EVENTS_WOKEN_TOTAL, ORDER_TRANSITIONS_TOTAL, OUTCOME,
+};
 
 use crate::consume::Context;
 use crate::store::{StoreError, Work};

@@ -67,6 +67,14 @@ impl TryFrom<Message> for Envelope {
     type Error = EnvelopeError;
 
     fn try_from(message: Message) -> Result<Self, EnvelopeError> {
+        Self::try_from(&message)
+    }
+}
+
+impl TryFrom<&Message> for Envelope {
+    type Error = EnvelopeError;
+
+    fn try_from(message: &Message) -> Result<Self, EnvelopeError> {
         let required = |name: &'static str| message.header(name).ok_or(EnvelopeError::Header(name));
         // First: whatever else a newer layout changed is not ours to judge.
         let schema: u32 = required(SCHEMA_VERSION)?.parse().map_err(|_| EnvelopeError::Header(SCHEMA_VERSION))?;
@@ -88,10 +96,10 @@ impl TryFrom<Message> for Envelope {
             received_at: Timestamp::parse_rfc3339(required(TIME)?).map_err(|_| EnvelopeError::Header(TIME))?,
             secret_name: required(SECRET_NAME)?.into(),
             proof,
-            headers: read_kept(&message)?,
+            headers: read_kept(message)?,
             traceparent: message.header(TRACEPARENT).map(str::to_owned),
-            content_type: message.content_type,
-            body: message.body,
+            content_type: message.content_type.clone(),
+            body: message.body.clone(),
         })
     }
 }

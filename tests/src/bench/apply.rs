@@ -87,7 +87,10 @@ pub async fn run(size: Size, metrics: &PrometheusHandle) -> anyhow::Result<Repor
 
     let mut connection = PgConnection::connect(&url).await?;
     let known: i64 = sqlx::query_scalar("SELECT count(*) FROM events").fetch_one(&mut connection).await?;
-    ensure!(usize::try_from(known)? == events - duplicates, "{known} events are in the inbox of {events} with {duplicates} twice");
+    ensure!(
+        usize::try_from(known)? == events - duplicates,
+        "{known} events are in the inbox of {events} with {duplicates} twice"
+    );
     let rates: Vec<f64> = yardsticks.iter().map(|(.., spent)| rate(sampled, *spent)).collect();
     let [one_by_one, one_by_one_without_books] = rates[..] else { anyhow::bail!("two yardsticks were measured") };
     let worker = rate(events, spent);

@@ -548,7 +548,8 @@ pub fn received(event: &PaymentEvent, at: Timestamp) -> Arrival {
 pub async fn old_bodies_go_and_keys_stay(bench: &Bench) {
     const DAY: Duration = Duration::from_hours(24);
     const KEEP: Duration = Duration::from_hours(90 * 24);
-    let events: Vec<_> = (0..1_300).map(|n| captured(&format!("evt_{n}"), &format!("pi_{n}"), Some(&format!("order-{n}")), 1)).collect();
+    let events: Vec<_> =
+        (0..1_300).map(|n| captured(&format!("evt_{n}"), &format!("pi_{n}"), Some(&format!("order-{n}")), 1)).collect();
     // Too old by a millisecond, and just young enough.
     let (old, young) = (NOW.minus(KEEP).minus(Duration::from_millis(1)), NOW.minus(KEEP));
     let mut batch: Vec<Arrival> = events.iter().map(|event| received(event, old)).collect();

@@ -126,8 +126,7 @@ pub(super) async fn snapshot(
     }
     pace.lap("references");
     if !wanted.references.is_empty() {
-        let others: Vec<&ReferenceKey> =
-            keys.iter().copied().filter(|key| !snapshot.references.contains_key(key)).collect();
+        let others: Vec<&ReferenceKey> = keys.iter().copied().filter(|key| !snapshot.references.contains_key(key)).collect();
         let arrays = ReferenceArrays::of(others.iter().copied());
         if !others.is_empty() {
             arrays.bind(sqlx::query(INSERT_REFERENCES)).execute(&mut **transaction).await?;

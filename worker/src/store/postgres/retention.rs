@@ -107,7 +107,12 @@ async fn tried(transaction: &mut PgConnection, sql: &str) -> Result<bool, StoreE
             inner.commit().await.map_err(classify)?;
             Ok(true)
         }
-        Err(error) if error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| LATER.contains(&&*code)) => {
+        Err(error)
+            if error
+                .as_database_error()
+                .and_then(sqlx::error::DatabaseError::code)
+                .is_some_and(|code| LATER.contains(&&*code)) =>
+        {
             tracing::info!(%error, "the bodies' partitions stay as they are for now");
             inner.rollback().await.map_err(classify)?;
             Ok(false)
