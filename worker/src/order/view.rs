@@ -213,16 +213,19 @@ impl PaymentRegisters {
         self.disputes.values().any(|dispute| dispute.latest().state == state)
     }
 
-    /// Money that came in says the payment's currency, before money that was promised or went out; of several the first
-    /// by the alphabet, so that all orders of arrival agree.
+    /// Money that came in says the payment's currency, before money that was promised, intended or went out; of several
+    /// the first by the alphabet, so that all orders of arrival agree.
     fn currency(&self) -> Option<Currency> {
-        let came_in = self.money_in().map(|money| money.currency).min();
-        let singles =
-            || self.captures.values().map(|capture| capture.latest().amount).chain(self.captured.map(|total| total.money));
+        let captures = || self.captures.values().map(|capture| capture.latest().amount);
         let refunds = || self.refunds.values().map(|refund| refund.history.latest().amount);
+        let disputes = || self.disputes.values().map(|dispute| dispute.latest().amount);
+        let came_in = self.money_in().map(|money| money.currency).min();
         let promised = || self.authorized.map(|held| held.value.currency);
-        let intended = || singles().map(|money| money.currency).min();
-        let went_out = || refunds().chain(self.refund_total.map(|total| total.value)).map(|money| money.currency).min();
+        let intended = || captures().chain(self.captured.map(|total| total.money)).map(|money| money.currency).min();
+        let went_out = || {
+            let total = self.refund_total.map(|total| total.value);
+            refunds().chain(total).chain(disputes()).map(|money| money.currency).min()
+        };
         came_in.or_else(promised).or_else(intended).or_else(went_out)
     }
 
