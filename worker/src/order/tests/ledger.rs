@@ -113,7 +113,7 @@ impl Payment {
     }
 
     fn authorized(&self) -> i64 {
-        if self.given_up.is_some() { 0 } else { self.held.max(self.captured()) }
+        if self.given_up.is_some() && self.captured() == 0 { 0 } else { self.held.max(self.captured()) }
     }
 
     fn state(&self) -> P {
@@ -133,7 +133,7 @@ impl Payment {
     fn may_bring_more(&self) -> bool {
         match self.state() {
             P::Pending | P::Authorized => true,
-            P::Captured => !self.no_more_captures && self.captured() < self.held,
+            P::Captured => !self.no_more_captures && self.given_up.is_none() && self.captured() < self.held,
             _ => false,
         }
     }
@@ -156,7 +156,7 @@ impl Payment {
             attempt: Some(format!("ch_{number}")),
             authorized: Some(self.held).filter(|minor| is_last && *minor > 0).map(eur),
             captured,
-            capture_final: captured.is_some() && self.no_more_captures,
+            capture_final: captured.is_some() && (self.no_more_captures || self.given_up.is_some()),
             failure: None,
         })
     }
@@ -335,10 +335,14 @@ fn done(payment: &mut Payment, operation: Operation, habits: Habits, now_s: i64)
             payment.captures[number].0 = end;
             if end == C::Failed { vec![payment.about_capture(number)] } else { about_capture(payment, number) }
         }
-        // Only what was never captured is given up.
-        Operation::GiveUp(end) if payment.held > 0 && payment.captures.is_empty() && payment.given_up.is_none() => {
+        // Also of what is captured in part, and of what was captured and failed.
+        Operation::GiveUp(end)
+            if payment.held > 0
+                && payment.given_up.is_none()
+                && !payment.captures.iter().any(|(state, _)| *state == C::Pending) =>
+        {
             payment.given_up = Some(end);
-            vec![payment.about_attempt(payment.attempts.len() - 1)]
+            vec![attempt(&format!("ch_{}", payment.attempts.len() - 1), end)]
         }
         Operation::Refund { minor, pending } => {
             let minor = minor.min(payment.captured() - payment.refunded(&[R::Pending, R::Succeeded]));
