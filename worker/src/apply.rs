@@ -24,7 +24,8 @@ use crate::inbox::{Content, InboxRow, Outcome};
 use crate::order::{self, AccountKey, Registers};
 use crate::store::{
     ActionKind, ActionWrite, BodyWrite, BookKey, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan,
-    ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Transition, Wanted, WokenEvent, Work,
+    ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Transition, Wanted,
+    WokenEvent, Work,
 };
 
 const HOUR_MS: i64 = 3_600_000;
