@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::event::Mode;
 use crate::psp::{self, Account, Api, Keys};
@@ -37,7 +38,11 @@ pub struct Config {
     pub store: Store,
     pub seen: Seen,
     pub limits: Limits,
+    pub retention: Retention,
+    pub subscribers: Vec<Subscriber>,
     pub accounts: Vec<ConfiguredAccount>,
+    /// Variables named like ours that nothing reads: typing errors, most likely.
+    pub unread_variables: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -116,6 +121,13 @@ pub struct Seen {
     pub url: String,
 }
 
+impl std::fmt::Debug for Subscriber {
+    /// Without the URL, whose path may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber").field("name", &self.name).field("secrets", &self.secrets).finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(scheme(&self.url))
@@ -161,12 +173,38 @@ pub struct Limits {
     pub batch_linger_ms: u64,
     /// Delays of the retry ladder.
     pub retry_steps_s: Vec<u64>,
+    /// How long an event may wait for its order before it is on the operators' list.
+    pub parked_max_s: u64,
+}
+
+/// How long is kept what is not kept for ever. Keys, facts and changes are.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// The exact bytes of webhooks, which a replay needs.
+    pub bodies_days: u32,
+    /// How far back a stream may be resumed.
+    pub stream_days: u32,
+}
+
+/// Who is told of every change of an order by a signed request.
+#[derive(Clone)]
+pub struct Subscriber {
+    /// Names it in the database and in metrics: its host, and a hash of its URL, which may hold a secret.
+    pub name: Arc<str>,
+    pub url: String,
+    /// The first one signs; the others too, so that they can be rotated.
+    pub secrets: Vec<Secret>,
+    /// It may be at a private address, and by `http:`.
+    pub allow_private: bool,
 }
 
 /// An account of a PSP and what the ingress needs to know of its callers.
 #[derive(Clone, Debug)]
 pub struct ConfiguredAccount {
     pub account: Arc<Account>,
+    /// So much more than expected may be captured: tips.
+    pub over_capture_percent: u8,
     /// Empty: from anywhere.
     pub allow_from: Vec<IpNet>,
 }
@@ -186,8 +224,19 @@ pub enum ConfigError {
 
 /// Keys whose values have a form. Only these are repeated in an error: what stands before a `=` may be part of a secret, if
 /// a string goes over several lines.
-const KEYS_THAT_MAY_BE_MALFORMED: [&str; 9] =
-    ["listen", "ops_listen", "trusted_proxies", "consume", "scopes", "registration", "mode", "allow_from", "tolerance_s"];
+const KEYS_THAT_MAY_BE_MALFORMED: [&str; 11] = [
+    "allow_private",
+    "over_capture_percent",
+    "listen",
+    "ops_listen",
+    "trusted_proxies",
+    "consume",
+    "scopes",
+    "registration",
+    "mode",
+    "allow_from",
+    "tolerance_s",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -201,7 +250,18 @@ struct File {
     store: Store,
     seen: Seen,
     limits: Limits,
+    retention: Retention,
+    subscriber: Vec<SubscriberTable>,
     psp: Vec<PspTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SubscriberTable {
+    url: String,
+    secrets: Vec<SecretSource>,
+    #[serde(default)]
+    allow_private: bool,
 }
 
 #[derive(Deserialize)]
@@ -233,6 +293,8 @@ struct PspTable {
     order_reference: Option<String>,
     #[serde(default = "default_tolerance_s")]
     tolerance_s: u32,
+    #[serde(default)]
+    over_capture_percent: u8,
     #[serde(default)]
     allow_from: Vec<IpNet>,
 }
@@ -301,7 +363,15 @@ impl Default for Limits {
             batch_max: 256,
             batch_linger_ms: 5,
             retry_steps_s: vec![5, 30, 300, 1_800, 7_200],
+            parked_max_s: 86_400,
         }
+    }
+}
+
+impl Default for Retention {
+    /// Bodies: longer than any PSP sends again (30 days) and than most disputes take to begin. A stream: over a long weekend.
+    fn default() -> Self {
+        Self { bodies_days: 90, stream_days: 7 }
     }
 }
 
@@ -345,13 +415,38 @@ impl Config {
         // From the text itself and not from the table, so that an error knows its line.
         let mut file: File = toml::from_str(text).map_err(syntax)?;
         let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
+        let mut others = Vec::new();
         for (variable, value) in environment {
-            let Some((section, key)) = setting_of(&variable) else { continue };
+            let Some((section, key)) = setting_of(&variable) else {
+                others.push(variable);
+                continue;
+            };
             override_one(&mut table, &section, &key, typed(&variable, &section, &key, value)?);
             file = File::deserialize(table.clone())
                 .map_err(|error| ConfigError::Setting { setting: variable, problem: without_values(error.message()) })?;
         }
-        file.check()
+        let mut config = file.check()?;
+        others.retain(|variable| is_unread(variable, &config));
+        others.sort();
+        config.unread_variables = others;
+        Ok(config)
+    }
+
+    /// Every secret that was read.
+    fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let of_accounts = self.accounts.iter().flat_map(|configured| {
+            let account = &configured.account;
+            account.keys.secrets.iter().chain(&account.api.key)
+        });
+        let of_subscribers = self.subscribers.iter().flat_map(|subscriber| &subscriber.secrets);
+        self.api.tokens.iter().map(|token| &token.secret).chain(of_subscribers).chain(of_accounts)
+    }
+
+    /// Says in the log what is odd, but no error.
+    pub fn warn(&self) {
+        for variable in &self.unread_variables {
+            tracing::warn!(variable, "is named like a setting, and is none: see `paybell config check`");
+        }
     }
 
     /// The queue's settings under a name that its operators see.
@@ -372,22 +467,38 @@ impl Config {
     }
 }
 
-const TABLES: [&str; 8] = ["ingress", "worker", "api", "orders", "queue", "store", "seen", "limits"];
+const TABLES: [&str; 9] = ["ingress", "worker", "api", "orders", "queue", "store", "seen", "limits", "retention"];
 
 /// The table and key that an environment variable stands for; `None` if it is not one of ours.
 fn setting_of(variable: &str) -> Option<(String, String)> {
     let (section, key) = variable.strip_prefix("PAYBELL_")?.split_once('_')?;
     let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
-    // Kubernetes tells every pod of a service `paybell-api` by PAYBELL_API_SERVICE_HOST, PAYBELL_API_PORT and more.
-    let of_kubernetes = key == "port" || key.starts_with("port_") || key.starts_with("service_");
-    (TABLES.contains(&section.as_str()) && !of_kubernetes).then_some((section, key))
+    (TABLES.contains(&section.as_str()) && !is_of_kubernetes(&key)).then_some((section, key))
+}
+
+/// Kubernetes tells every pod of a service `paybell-api` by `PAYBELL_API_SERVICE_HOST`, `PAYBELL_API_PORT`,
+/// `PAYBELL_API_PORT_8081_TCP` and more; of `paybell-api-eu` the same behind `PAYBELL_API_EU_`.
+fn is_of_kubernetes(key: &str) -> bool {
+    ["service_host", "service_port", "port"].iter().any(|part| {
+        key.match_indices(part).any(|(start, _)| {
+            let (before, after) = (&key[..start], &key[start + part.len()..]);
+            (before.is_empty() || before.ends_with('_')) && (after.is_empty() || after.starts_with('_'))
+        })
+    })
+}
+
+/// The variable is named like ours, but is no setting, no secret that a setting names, and not another program's business.
+fn is_unread(variable: &str, config: &Config) -> bool {
+    let Some(name) = variable.strip_prefix("PAYBELL_") else { return false };
+    let is_named = config.secrets().any(|secret| secret.name().strip_prefix("env:") == Some(variable));
+    variable != "PAYBELL_CONFIG" && !name.starts_with("TEST_") && !is_of_kubernetes(&name.to_ascii_lowercase()) && !is_named
 }
 
 /// A variable's text as the type that its setting has; lists are separated by commas.
 fn typed(variable: &str, section: &str, key: &str, value: String) -> Result<toml::Value, ConfigError> {
     Ok(match (section, key) {
         ("limits", "retry_steps_s") => integers(variable, &value)?,
-        ("limits", _) => toml::Value::Integer(integer(variable, &value)?),
+        ("limits" | "retention", _) => toml::Value::Integer(integer(variable, &value)?),
         ("worker", "consume") => toml::Value::Boolean(value.trim().parse().map_err(|_| ConfigError::Setting {
             setting: variable.to_owned(),
             problem: format!("{value:?} is neither true nor false"),
@@ -433,6 +544,7 @@ fn integers(variable: &str, value: &str) -> Result<toml::Value, ConfigError> {
 impl File {
     fn check(self) -> Result<Config, ConfigError> {
         self.limits.check()?;
+        self.retention.check()?;
         check_url("[queue] url", &self.queue.url, &["amqp", "amqps", "sqlite"])?;
         check_url("[store] url", &self.store.url, &["postgres", "postgresql", "sqlite"])?;
         check_url("[seen] url", &self.seen.url, &["redis", "rediss", "memory"])?;
@@ -448,6 +560,17 @@ impl File {
         }
         check_apart(("[ingress] listen", self.ingress.listen), ("[ingress] ops_listen", self.ingress.ops_listen))?;
         check_apart(("[api] listen", self.api.listen), ("[worker] ops_listen", self.worker.ops_listen))?;
+        let mut subscribers: Vec<Subscriber> = Vec::with_capacity(self.subscriber.len());
+        for (index, table) in self.subscriber.into_iter().enumerate() {
+            let subscriber = table.check(index)?;
+            if subscribers.iter().any(|other| other.name == subscriber.name) {
+                return Err(ConfigError::Setting {
+                    setting: format!("subscriber[{index}].url"),
+                    problem: "is another subscriber's: it would be told everything twice".to_owned(),
+                });
+            }
+            subscribers.push(subscriber);
+        }
         let mut accounts: Vec<ConfiguredAccount> = Vec::with_capacity(self.psp.len());
         for (index, table) in self.psp.into_iter().enumerate() {
             let configured = table.check(index)?;
@@ -478,7 +601,10 @@ impl File {
             store: self.store,
             seen: self.seen,
             limits: self.limits,
+            retention: self.retention,
+            subscribers,
             accounts,
+            unread_variables: Vec::new(),
         })
     }
 }
@@ -486,12 +612,24 @@ impl File {
 fn check_url(setting: &str, url: &str, schemes: &[&str]) -> Result<(), ConfigError> {
     let problem = match url.split_once(':') {
         _ if url.is_empty() => "is empty".to_owned(),
-        Some((scheme, _)) if schemes.contains(&scheme) => return Ok(()),
+        Some((scheme, rest)) if schemes.contains(&scheme) => match bad_port(rest) {
+            None => return Ok(()),
+            Some(port) => format!("has the port {port:?}, which is not 1 to 65535"),
+        },
         _ => {
             format!("must begin with one of {}", schemes.iter().map(|scheme| format!("{scheme}:")).collect::<Vec<_>>().join(", "))
         }
     };
     Err(ConfigError::Setting { setting: setting.to_owned(), problem })
+}
+
+/// What stands where a port should, if that is none. Of a URL behind its scheme; a file has no port.
+fn bad_port(rest: &str) -> Option<&str> {
+    let authority = rest.strip_prefix("//")?.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    // Behind the brackets of an IPv6 address, where there are any.
+    let (_, port) = host.rsplit(']').next()?.rsplit_once(':')?;
+    port.parse::<u16>().map_or(true, |port| port == 0).then_some(port)
 }
 
 /// Two addresses of one process must differ, unless the system chooses their ports.
@@ -552,10 +690,48 @@ impl Limits {
         if self.batch_linger_ms > 1_000 {
             return refuse("batch_linger_ms", "must be at most 1000");
         }
+        if !(60..=30 * 86_400).contains(&self.parked_max_s) {
+            return refuse("parked_max_s", "must be 60 to 2592000, 30 days");
+        }
         if self.retry_steps_s.is_empty() || self.retry_steps_s.contains(&0) || self.retry_steps_s.len() > 16 {
             return refuse("retry_steps_s", "must be 1 to 16 delays of at least one second");
         }
         Ok(())
+    }
+}
+
+impl Retention {
+    fn check(&self) -> Result<(), ConfigError> {
+        for (key, days) in [("bodies_days", self.bodies_days), ("stream_days", self.stream_days)] {
+            if !(1..=3_650).contains(&days) {
+                let problem = "must be 1 to 3650".to_owned();
+                return Err(ConfigError::Setting { setting: format!("[retention] {key}"), problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SubscriberTable {
+    fn check(self, index: usize) -> Result<Subscriber, ConfigError> {
+        let named = |key: &str| format!("subscriber[{index}].{key}");
+        let refuse = |key: &str, problem: &str| ConfigError::Setting { setting: named(key), problem: problem.to_owned() };
+        let schemes: &[&str] = if self.allow_private { &["https", "http"] } else { &["https"] };
+        check_url(&named("url"), &self.url, schemes)?;
+        let uri: http::Uri = self.url.parse().map_err(|_| refuse("url", "is not a URL"))?;
+        let authority = uri.authority().ok_or_else(|| refuse("url", "has no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(refuse("url", "holds credentials: notifications are signed instead"));
+        }
+        if self.secrets.is_empty() {
+            return Err(refuse("secrets", "is empty: notifications are signed"));
+        }
+        let secrets = self.secrets.iter().enumerate();
+        let secrets = secrets.map(|(number, source)| read_secret(source, named(&format!("secrets[{number}]"))));
+        let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
+        let hash = hex::encode(&Sha256::digest(&self.url)[..4]);
+        let name = format!("{}/{hash}", authority.host().to_ascii_lowercase());
+        Ok(Subscriber { name: name.into(), url: self.url, secrets, allow_private: self.allow_private })
     }
 }
 
@@ -624,7 +800,11 @@ impl PspTable {
             order_reference: self.order_reference.map(|path| path.split('.').map(str::to_owned).collect()),
         };
         adapter.check(&account).map_err(|error| refuse(error.setting, error.problem))?;
-        Ok(ConfiguredAccount { account: Arc::new(account), allow_from: self.allow_from })
+        let over_capture_percent = self.over_capture_percent;
+        if over_capture_percent > 100 {
+            return Err(refuse("over_capture_percent", "must be 0 to 100".to_owned()));
+        }
+        Ok(ConfiguredAccount { account: Arc::new(account), over_capture_percent, allow_from: self.allow_from })
     }
 }
 
@@ -689,8 +869,11 @@ mod tests {
             ("PAYBELL_API_SERVICE_HOST", "10.1.2.3"),
             ("PAYBELL_API_PORT", "tcp://10.1.2.3:8081"),
             ("PAYBELL_API_PORT_8081_TCP", "tcp://10.1.2.3:8081"),
+            ("PAYBELL_WORKER_EU_SERVICE_HOST", "10.1.2.3"),
+            ("PAYBELL_WORKER_EU_PORT_80_TCP_ADDR", "10.1.2.3"),
         ];
         let config = parse(text, &environment).unwrap();
+        assert_eq!(config.unread_variables, ["PAYBELL_STRIPE_SECRET"]);
         assert_eq!(config.queue.url, "amqps://environment");
         assert_eq!(config.store.url, "postgres://file");
         assert_eq!(config.limits.batch_max, 20);
@@ -742,6 +925,9 @@ mod tests {
         check("[queue]\nurl = ''", &["[queue] url", "empty"]);
         check("[queue]\nurl = 'http://x'", &["[queue] url", "amqp:"]);
         check("[store]\nurl = 'mysql://root:hush@x'", &["[store] url", "postgres:"]);
+        check("[queue]\nurl = 'amqp://a:hush@x:99999/v'", &["[queue] url", "99999"]);
+        check("[store]\nurl = 'postgres://a:hush@[::1]:x/paybell'", &["[store] url", "\"x\""]);
+        parse("[queue]\nurl = 'amqp://a:1@[::1]:5672/v'\n[store]\nurl = 'postgres://a:b@h/p'", &[]).unwrap();
         check("[seen]\nurl = 'x'", &["[seen] url", "memory:"]);
         check("[ingress]\npublic_url = 'pay.example'", &["[ingress] public_url", "https:"]);
         check("[ingress]\nlisten = '0.0.0.0:1'\nops_listen = '0.0.0.0:1'", &["[ingress] ops_listen", "[ingress] listen"]);
@@ -814,6 +1000,30 @@ mod tests {
         );
         let config = parse(&text, &[]).unwrap();
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+    }
+
+    #[test]
+    fn a_variable_that_nothing_reads_is_named() {
+        let text = "[api]\ntoken = 'env:PATH'";
+        let environment = [("PAYBELL_STROE_URL", "postgres://x"), ("PAYBELL_TEST_X", "1"), ("PAYBELLX", "1")];
+        assert_eq!(parse(text, &environment).unwrap().unread_variables, ["PAYBELL_STROE_URL"]);
+    }
+
+    #[test]
+    fn a_subscriber_is_named_by_its_host_and_never_by_its_path() {
+        let text = "[[subscriber]]\nurl = 'https://Shop.example/hooks/hush'\nsecrets = ['whsec_aHVzaGh1c2hodXNoaHVzaGh1c2hodXNoaHVzaA==']\n";
+        let config = parse(text, &[]).unwrap();
+        let name = &config.subscribers[0].name;
+        assert!(name.starts_with("shop.example/") && name.len() == "shop.example/".len() + 8, "{name}");
+        check(&text.repeat(2), &["subscriber[1].url", "another subscriber's"]);
+        let with = |url: &str| text.replace("https://Shop.example/hooks/hush", url);
+        check(&with("http://shop.example"), &["subscriber[0].url", "https:"]);
+        check(&with("https:///path"), &["subscriber[0].url"]);
+        check(&with("https://user:hush@shop.example"), &["subscriber[0].url", "credentials"]);
+        check("[[subscriber]]\nurl = 'https://shop.example'\nsecrets = []", &["subscriber[0].secrets", "empty"]);
+        check("[retention]\nbodies_days = 0", &["[retention] bodies_days"]);
+        check("[limits]\nparked_max_s = 1", &["[limits] parked_max_s"]);
+        check(&format!("{STRIPE}over_capture_percent = 101"), &["psp[0].over_capture_percent"]);
     }
 
     #[test]

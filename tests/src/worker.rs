@@ -13,7 +13,7 @@ use paybell::simulator::{SimulatedPsp, Webhook};
 use paybell_shared::clock::{Clock, SystemClock, Timestamp};
 use paybell_shared::config::Config;
 use paybell_shared::envelope::Envelope;
-use paybell_shared::event::PaymentEvent;
+use paybell_shared::event::{EventKey, PaymentEvent};
 use paybell_shared::money::{Currency, Money};
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
@@ -24,7 +24,11 @@ use paybell_shared::queue::{Delivery, Message, Tag};
 use paybell_worker::consume::Context;
 use paybell_worker::ids::Ids;
 use paybell_worker::order::{AccountKey, OrderStatus};
-use paybell_worker::store::{Applied, Balance, DueCheck, Registered, Registration, Store, StoreError, StoredOrder, Work};
+use paybell_worker::store::{
+    Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow, Policy,
+    Position, Positioned, Registered, Registration, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline,
+    Work,
+};
 use paybell_worker::{seen, store};
 use uuid::Uuid;
 
@@ -54,8 +58,7 @@ pub async fn context(store: Arc<dyn store::Store>, clock: Arc<dyn Clock>, accoun
         clock,
         ids: Ids::random(),
         epoch,
-        events_create_orders: true,
-        first_look,
+        policy: Policy { events_create_orders: true, first_look, ..Policy::default() },
     }
 }
 
@@ -81,15 +84,9 @@ pub async fn register(context: &Context, account: &Account, order_id: &str, paym
         payment_id: Some(payment_id.to_owned()),
         expected: Money::new(amount, Currency::parse("EUR").expect("a currency")),
         expires_at: None,
+        operator: "test".to_owned(),
     }];
-    let work = Work {
-        arrivals: &[],
-        registrations: &registrations,
-        events_create_orders: true,
-        now: context.clock.now(),
-        ids: &context.ids,
-        first_look: &context.first_look,
-    };
+    let work = Work { registrations: &registrations, ..context.work() };
     match context.store.apply(&work).await.expect("the store answers").registrations.remove(0) {
         Registered::Created(order) | Registered::Updated(order) => *order,
         Registered::Refused(conflict) => panic!("{order_id} is refused: {conflict}"),
@@ -172,6 +169,62 @@ impl Store for FailingStore {
 
     async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
         self.store.finish_check(check, next_check_at, result).await
+    }
+
+    async fn lease_notices(
+        &self,
+        destination: &str,
+        now: Timestamp,
+        lease: Duration,
+        token: Uuid,
+        limit: u32,
+    ) -> Result<Vec<Notice>, StoreError> {
+        self.store.lease_notices(destination, now, lease, token, limit).await
+    }
+
+    async fn finish_notices(&self, now: Timestamp, token: Uuid, ended: &[(NoticeKey, NoticeOutcome)]) -> Result<(), StoreError> {
+        self.store.finish_notices(now, token, ended).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>, StoreError> {
+        self.store.backlog().await
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.store.position().await
+    }
+
+    async fn changes_after(&self, order_id: Option<&str>, after: Position, limit: u32) -> Result<Vec<Positioned>, StoreError> {
+        self.store.changes_after(order_id, after, limit).await
+    }
+
+    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
+        self.store.timeline(order_id).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+        self.store.event(key).await
+    }
+
+    async fn parked(
+        &self,
+        before: Timestamp,
+        after: Option<&(Timestamp, EventKey)>,
+        limit: u32,
+    ) -> Result<Vec<ParkedRow>, StoreError> {
+        self.store.parked(before, after, limit).await
+    }
+
+    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        self.store.audit(progress).await
+    }
+
+    async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {
+        self.store.bodies(selection, after, limit).await
+    }
+
+    async fn retain(&self, now: Timestamp, keep: Duration) -> Result<Kept, StoreError> {
+        self.store.retain(now, keep).await
     }
 
     async fn close(&self) {

@@ -23,7 +23,7 @@ use crate::ids::Ids;
 use crate::inbox::{Arrival, Outcome};
 use crate::order::AccountKey;
 use crate::seen::{Marker, SeenEvents};
-use crate::store::{Applied, Store, StoreError, Work};
+use crate::store::{Applied, Policy, Store, StoreError, Work};
 
 /// Pause after the database was away, doubled up to the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -43,8 +43,15 @@ pub struct Context {
     pub ids: Ids,
     /// The database's history that this worker started with.
     pub epoch: Uuid,
-    pub events_create_orders: bool,
-    pub first_look: HashMap<AccountKey, Duration>,
+    pub policy: Policy,
+}
+
+impl Context {
+    /// A piece of work that is to be done now, with nothing in it yet.
+    #[must_use]
+    pub fn work(&self) -> Work<'_> {
+        Work::new(&self.policy, &self.ids, self.clock.now())
+    }
 }
 
 /// How many deliveries make a batch, and how long it waits for company.
@@ -121,14 +128,7 @@ async fn apply(context: &Context, candidates: Vec<Candidate>, settled: &mut Vec<
             continue;
         }
         let arrivals: Vec<Arrival> = part.iter_mut().map(|candidate| candidate.arrival.clone()).collect();
-        let work = Work {
-            arrivals: &arrivals,
-            registrations: &[],
-            events_create_orders: context.events_create_orders,
-            now: context.clock.now(),
-            ids: &context.ids,
-            first_look: &context.first_look,
-        };
+        let work = Work { arrivals: &arrivals, ..context.work() };
         match context.store.apply(&work).await {
             Ok(applied) => {
                 let markers: Vec<Marker> = part.iter().map(|candidate| candidate.marker).collect();

@@ -33,10 +33,10 @@ use paybell_shared::shutdown::Shutdown;
 
 use crate::consume::{BatchLimits, Context};
 use crate::ids::Ids;
-use crate::order::AccountKey;
+use crate::order::{AccountKey, Rules};
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
-use crate::store::{ConnectError, Store};
+use crate::store::{ConnectError, Policy, Store};
 use crate::transport::HttpTransport;
 
 /// Between attempts to reach a database that is not there at the start: doubled from the shortest to the longest.
@@ -77,8 +77,12 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
         seen,
         accounts,
         clock,
-        first_look,
-        events_create_orders: config.orders.registration == Registration::Optional,
+        policy: Policy {
+            events_create_orders: config.orders.registration == Registration::Optional,
+            first_look,
+            destinations: Vec::new(),
+            rules: rules(config),
+        },
         consume: config.worker.consume.then(|| queue.clone()),
         limits: BatchLimits {
             deliveries_max: config.limits.batch_max,
@@ -113,8 +117,7 @@ struct Parts {
     seen: Arc<dyn seen::SeenEvents>,
     accounts: HashMap<AccountKey, Arc<Account>>,
     clock: Arc<dyn Clock>,
-    first_look: HashMap<AccountKey, Duration>,
-    events_create_orders: bool,
+    policy: Policy,
     consume: Option<Queue>,
     limits: BatchLimits,
     answering: Arc<OnceLock<Arc<Context>>>,
@@ -132,8 +135,7 @@ impl Parts {
             clock: self.clock,
             ids: Ids::random(),
             epoch,
-            events_create_orders: self.events_create_orders,
-            first_look: self.first_look,
+            policy: self.policy,
         });
         let shutdown = &self.shutdown;
         shutdown.spawn("pulse", pulse::run(Arc::clone(&context), self.pulse, shutdown.clone()));
@@ -146,6 +148,12 @@ impl Parts {
         let _ = self.answering.set(context);
         Ok(())
     }
+}
+
+/// What orders are judged by.
+fn rules(config: &Config) -> Rules {
+    let percents = config.accounts.iter().map(|configured| (keyed(&configured.account).0, configured.over_capture_percent));
+    Rules { over_capture_percent: percents.filter(|(_, percent)| *percent > 0).collect() }
 }
 
 fn keyed(account: &Arc<Account>) -> (AccountKey, Arc<Account>) {

@@ -141,16 +141,19 @@ enum Looked {
 
 async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, StoreError> {
     let context = &reconciler.context;
-    let (looked, order_status, result) = match ask(reconciler, check).await {
+    let mut left = Left { order_status: check.order_status, in_doubt: true };
+    let (looked, result) = match ask(reconciler, check).await {
         Ok(told) => match apply(reconciler, check, told).await {
-            Ok((true, status)) => (Looked::Changed, status, "changed"),
-            Ok((false, status)) => (Looked::Same, status, "same"),
+            Ok((changed, now)) => {
+                left = now;
+                if changed { (Looked::Changed, "changed") } else { (Looked::Same, "same") }
+            }
             // Of this answer alone: the others go on, and this payment does not come first again in five minutes.
             Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) => {
                 let (psp, account) = (&*check.account.psp, &*check.account.account);
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::error!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "not stored");
-                (Looked::Failed, check.order_status, "failed")
+                (Looked::Failed, "failed")
             }
             Err(error) => return Err(error),
         },
@@ -158,11 +161,11 @@ async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, Store
             let (psp, account) = (&*check.account.psp, &*check.account.account);
             let error = format!("{:#}", anyhow::Error::new(error));
             tracing::warn!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "no answer");
-            (Looked::Failed, check.order_status, "failed")
+            (Looked::Failed, "failed")
         }
     };
     metrics::counter!(RECONCILE_LOOKS_TOTAL, PSP => Arc::clone(&check.account.psp), OUTCOME => result).increment(1);
-    let next = next_look(order_status, check.looks, context.clock.now());
+    let next = next_look(&left, check.looks, context.clock.now());
     context.store.finish_check(check, next, result).await?;
     Ok(looked)
 }
@@ -196,36 +199,48 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookErro
     Err(LookError::Endless)
 }
 
-async fn apply(reconciler: &Reconciler, check: &DueCheck, told: Told) -> Result<(bool, Option<OrderStatus>), StoreError> {
-    let context = &reconciler.context;
-    let Some(account) = context.accounts.get(&check.account) else { return Ok((false, check.order_status)) };
-    let now = context.clock.now();
-    let arrivals = [Arrival::of_answer(told.events, told.unread, account, now)];
-    let work = Work {
-        arrivals: &arrivals,
-        registrations: &[],
-        events_create_orders: context.events_create_orders,
-        now,
-        ids: &context.ids,
-        first_look: &context.first_look,
-    };
-    let applied = context.store.apply(&work).await?;
-    Ok((applied.transitions > 0, applied.orders.first().map(|(_, status)| *status).or(check.order_status)))
+/// What a look left.
+struct Left {
+    order_status: Option<OrderStatus>,
+    /// There was no answer, or it did not end the contradiction.
+    in_doubt: bool,
 }
 
-/// When to look next: not at all once the payment is paid or given up, else ever more rarely.
-fn next_look(status: Option<OrderStatus>, looks: i32, now: Timestamp) -> Option<Timestamp> {
-    let settled = matches!(
-        status,
-        Some(OrderStatus::Paid | OrderStatus::Refunded | OrderStatus::ChargedBack | OrderStatus::Canceled | OrderStatus::Expired)
-    );
+/// Whether an order changed, and where it stands now.
+async fn apply(reconciler: &Reconciler, check: &DueCheck, told: Told) -> Result<(bool, Left), StoreError> {
+    let context = &reconciler.context;
+    let Some(account) = context.accounts.get(&check.account) else {
+        return Ok((false, Left { order_status: check.order_status, in_doubt: true }));
+    };
+    let now = context.clock.now();
+    let arrivals = [Arrival::of_answer(told.events, told.unread, account, now)];
+    let work = Work { arrivals: &arrivals, now, ..context.work() };
+    let applied = context.store.apply(&work).await?;
+    let order_status = applied.orders.first().map(|(_, status)| *status).or(check.order_status);
+    let in_doubt = applied.in_doubt.contains(&(check.account.clone(), check.payment_id.clone()));
+    Ok((applied.transitions > 0, Left { order_status, in_doubt }))
+}
+
+/// When to look next: not at all once the payment is paid or given up beyond doubt, else ever more rarely.
+fn next_look(left: &Left, looks: i32, now: Timestamp) -> Option<Timestamp> {
+    let settled = !left.in_doubt
+        && matches!(
+            left.order_status,
+            Some(
+                OrderStatus::Paid
+                    | OrderStatus::Refunded
+                    | OrderStatus::ChargedBack
+                    | OrderStatus::Canceled
+                    | OrderStatus::Expired
+            )
+        );
     let doublings = u32::try_from(looks).unwrap_or(0).min(16);
     (!settled).then(|| now.plus((NEXT_LOOK_MIN * 2_u32.pow(doublings)).min(NEXT_LOOK_MAX)))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::path::PathBuf;
 
     use async_trait::async_trait;
     use bytes::Bytes;
@@ -234,68 +249,46 @@ mod tests {
     use paybell_shared::event::Mode;
     use paybell_shared::psp::{self, Api, Keys};
     use paybell_shared::secret::Secret;
+    use sqlx::SqlitePool;
     use tokio::sync::Notify;
     use uuid::Uuid;
 
     use super::*;
     use crate::ids::Ids;
     use crate::seen::memory::Memory;
-    use crate::store::{Applied, Balance, Store, StoredOrder};
+    use crate::store::{self, Policy, Store};
 
     const NOW: Timestamp = Timestamp::from_seconds(1_790_000_000);
 
-    /// Two payments are due, once. What is said of `pi_bad` cannot be stored.
-    #[derive(Default)]
+    /// A database in which two payments are due. What is said of `pi_bad` it refuses.
     struct TwoDue {
-        leased: Mutex<bool>,
-        finished: Mutex<Vec<(String, String)>>,
+        store: Arc<dyn Store>,
+        database: SqlitePool,
+        folder: PathBuf,
     }
 
-    #[async_trait]
-    impl Store for TwoDue {
-        async fn epoch(&self) -> Result<Uuid, StoreError> {
-            Ok(Uuid::nil())
-        }
-
-        async fn apply(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
-            let is_bad = work.arrivals[0].rows.iter().any(|row| row.key.event_id.contains("pi_bad"));
-            if is_bad { Err(StoreError::Refused(sqlx::Error::RowNotFound)) } else { Ok(Applied::default()) }
-        }
-
-        async fn order(&self, _: &str) -> Result<Option<StoredOrder>, StoreError> {
-            Ok(None)
-        }
-
-        async fn orders(&self, _: Option<OrderStatus>, _: Option<&str>, _: u32) -> Result<Vec<StoredOrder>, StoreError> {
-            Ok(Vec::new())
-        }
-
-        async fn balance(&self) -> Result<Balance, StoreError> {
-            Ok(Balance::default())
-        }
-
-        async fn lease_checks(&self, _: Timestamp, _: Duration, token: Uuid, _: u32) -> Result<Vec<DueCheck>, StoreError> {
-            if std::mem::replace(&mut *self.leased.lock().unwrap(), true) {
-                return Ok(Vec::new());
+    impl TwoDue {
+        async fn new() -> Self {
+            let folder = std::env::temp_dir().join(format!("paybell-reconcile-{}", Ids::random().next()));
+            let url = format!("sqlite:{}", folder.join("store.db").display());
+            let store = store::connect(&url).await.unwrap();
+            let database = SqlitePool::connect(&url).await.unwrap();
+            for sql in [
+                "CREATE TRIGGER refuse BEFORE INSERT ON events WHEN NEW.event_id LIKE '%pi_bad%'
+                 BEGIN SELECT RAISE(ABORT, 'it is bad'); END",
+                "INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES
+                 ('stripe', 'default', 'pi_bad', 0), ('stripe', 'default', 'pi_good', 0)",
+            ] {
+                sqlx::query(sql).execute(&database).await.unwrap();
             }
-            let due = |payment_id: &str| DueCheck {
-                account: stripe(),
-                payment_id: payment_id.to_owned(),
-                lease_token: token,
-                hint_seq: 0,
-                looks: 0,
-                order_status: None,
-            };
-            Ok(vec![due("pi_bad"), due("pi_good")])
+            Self { store, database, folder }
         }
 
-        async fn finish_check(&self, check: &DueCheck, next: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
-            assert!(next.is_some_and(|next| next > NOW));
-            self.finished.lock().unwrap().push((check.payment_id.clone(), result.to_owned()));
-            Ok(())
+        async fn end(self) {
+            self.store.close().await;
+            self.database.close().await;
+            std::fs::remove_dir_all(self.folder).unwrap();
         }
-
-        async fn close(&self) {}
     }
 
     /// Says of each payment that it is open, or nothing at all.
@@ -321,7 +314,7 @@ mod tests {
         AccountKey { psp: "stripe".into(), account: "default".into() }
     }
 
-    fn reconciler(store: Arc<TwoDue>, silent: bool) -> (Reconciler, Arc<Stripe>) {
+    fn reconciler(due: &TwoDue, silent: bool) -> (Reconciler, Arc<Stripe>) {
         let account = Account {
             psp: psp::find("stripe").unwrap(),
             psp_id: "stripe".into(),
@@ -332,14 +325,13 @@ mod tests {
             order_reference: None,
         };
         let context = Context {
-            store,
+            store: Arc::clone(&due.store),
             seen: Arc::new(Memory::default()),
             accounts: HashMap::from([(stripe(), Arc::new(account))]),
             clock: Arc::new(ManualClock::at(NOW)),
             ids: Ids::seeded(1),
             epoch: Uuid::nil(),
-            events_create_orders: true,
-            first_look: HashMap::new(),
+            policy: Policy { events_create_orders: true, ..Policy::default() },
         };
         let transport = Arc::new(Stripe { silent, asked: Notify::new() });
         (Reconciler::new(Arc::new(context), Arc::clone(&transport) as Arc<dyn PspTransport>), transport)
@@ -347,23 +339,30 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_cannot_be_stored_costs_only_its_own_look() {
-        let store = Arc::new(TwoDue::default());
-        let report = step(&reconciler(Arc::clone(&store), false).0).await.unwrap();
+        let due = TwoDue::new().await;
+        let report = step(&reconciler(&due, false).0).await.unwrap();
         assert_eq!(report, StepReport { asked: 2, changed: 0, failed: 1 });
-        let mut finished = store.finished.lock().unwrap().clone();
-        finished.sort();
-        let expected = [("pi_bad", "failed"), ("pi_good", "same")].map(|(id, result)| (id.to_owned(), result.to_owned()));
-        assert_eq!(finished, expected);
+        let ended: Vec<(String, String, i64)> =
+            sqlx::query_as("SELECT payment_id, last_result, next_check_at FROM checks ORDER BY payment_id")
+                .fetch_all(&due.database)
+                .await
+                .unwrap();
+        let results: Vec<(&str, &str)> = ended.iter().map(|(id, result, _)| (&**id, &**result)).collect();
+        assert_eq!(results, [("pi_bad", "failed"), ("pi_good", "same")]);
+        assert!(ended.iter().all(|(_, _, next)| *next > NOW.millis()), "each has its next look: {ended:?}");
+        due.end().await;
     }
 
     #[tokio::test]
     async fn a_psp_that_never_answers_does_not_outlast_the_stop() {
-        let (reconciler, transport) = reconciler(Arc::default(), true);
+        let due = TwoDue::new().await;
+        let (reconciler, transport) = reconciler(&due, true);
         let shutdown = Shutdown::new();
         let running = tokio::spawn(run(reconciler, shutdown.clone()));
         transport.asked.notified().await;
         shutdown.stop();
         // Without the cut this test never ends.
         running.await.unwrap().unwrap();
+        due.end().await;
     }
 }

@@ -79,6 +79,9 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
         ("[limits] batch_max", limits.batch_max.to_string()),
         ("[limits] batch_linger_ms", limits.batch_linger_ms.to_string()),
         ("[limits] retry_steps_s", listed(&limits.retry_steps_s)),
+        ("[limits] parked_max_s", limits.parked_max_s.to_string()),
+        ("[retention] bodies_days", config.retention.bodies_days.to_string()),
+        ("[retention] stream_days", config.retention.stream_days.to_string()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
@@ -86,6 +89,12 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
         let mut scopes: Vec<String> = token.scopes.iter().map(|scope| format!("{scope:?}").to_ascii_lowercase()).collect();
         scopes.sort();
         rows.push((format!("[api] token {}", token.name), format!("{} ({})", token.secret.name(), scopes.join(", "))));
+    }
+    for (index, subscriber) in config.subscribers.iter().enumerate() {
+        let mut row = |key: &str, value: String| rows.push((format!("subscriber[{index}] {key}"), value));
+        row("name", subscriber.name.to_string());
+        row("secrets", names(&subscriber.secrets));
+        row("allow_private", subscriber.allow_private.to_string());
     }
     for (index, configured) in config.accounts.iter().enumerate() {
         let account = &configured.account;
@@ -102,6 +111,9 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
         if let Some(path) = &account.order_reference {
             row("order_reference", path.join("."));
         }
+        if configured.over_capture_percent > 0 {
+            row("over_capture_percent", configured.over_capture_percent.to_string());
+        }
         if !configured.allow_from.is_empty() {
             row("allow_from", listed(&configured.allow_from));
         }
@@ -110,7 +122,8 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
 }
 
 fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let unread = |variable: &String| format!("{variable}: is named like a setting, and is none");
+    let mut warnings: Vec<String> = config.unread_variables.iter().map(unread).collect();
     let is_literal = |secret: &Secret| !secret.name().starts_with("env:") && !secret.name().starts_with("file:");
     for (index, configured) in config.accounts.iter().enumerate() {
         let account = &configured.account;

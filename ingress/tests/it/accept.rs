@@ -115,7 +115,7 @@ async fn the_adapter_chooses_what_its_psp_hears() {
     let rig = Rig::start_with("", |config| {
         let account = (*config.accounts[0].account).clone();
         let account = Account { psp: &PeculiarPsp, psp_id: "peculiar".into(), ..account };
-        config.accounts.push(ConfiguredAccount { account: Arc::new(account), allow_from: Vec::new() });
+        config.accounts.push(ConfiguredAccount { account: Arc::new(account), over_capture_percent: 0, allow_from: Vec::new() });
     });
     let answer = rig.exchange(request("/webhooks/peculiar", &signature(SECRET, NOW_S, BODY.as_bytes()), BODY)).await;
     assert_eq!((answer.status, answer.body.as_slice()), (202, &b"[accepted]"[..]));

@@ -3,9 +3,15 @@
 //! A transaction locks and reads a [`Snapshot`], [`crate::apply::plan`] decides in pure code, and the [`Plan`] is
 //! written before the commit (design decision 5). No SQL, row or transaction appears outside this folder.
 
+mod audit;
+mod inspect;
+mod outbox;
 pub mod postgres;
+mod replay;
+mod retention;
 mod rows;
 pub mod sqlite;
+mod stream;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -23,9 +29,15 @@ use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
+pub use self::audit::{AuditReport, Finding};
+pub use self::inspect::{Action, CheckState, NoticeState, ParkedRow, StoredEvent, Timeline};
+pub use self::outbox::{Backlog, Notice, NoticeKey, NoticeOutcome};
+pub use self::replay::{BodyPlace, Replay, Replayed, Selection, StoredBody};
+pub use self::retention::Kept;
+pub use self::stream::{Position, Positioned};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
-use crate::order::{AccountKey, OrderStatus, Registers, View};
+use crate::order::{AccountKey, OrderStatus, Registers, Rules, Verdict, View};
 
 /// The order's truth and the inbox.
 #[async_trait]
@@ -72,6 +84,84 @@ pub trait Store: Send + Sync {
     /// The database does not answer.
     async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError>;
 
+    /// Leases, of every order that has something to tell this destination, the lowest version that it was not told, if
+    /// that is due; committing the lease.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn lease_notices(
+        &self,
+        destination: &str,
+        now: Timestamp,
+        lease: Duration,
+        token: Uuid,
+        limit: u32,
+    ) -> Result<Vec<Notice>, StoreError>;
+
+    /// Ends attempts, in one transaction; whoever lost its lease changes nothing.
+    ///
+    /// # Errors
+    /// The database does not answer: the notices are told again when the lease ends.
+    async fn finish_notices(&self, now: Timestamp, token: Uuid, ended: &[(NoticeKey, NoticeOutcome)]) -> Result<(), StoreError>;
+
+    /// What is still to be told, by destination.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn backlog(&self) -> Result<Vec<Backlog>, StoreError>;
+
+    /// The end of what is committed, for a stream that begins now.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn position(&self) -> Result<Position, StoreError>;
+
+    /// Changes behind a position, in the order of positions: all orders', or one's. None will ever appear before one that
+    /// was returned.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn changes_after(&self, order_id: Option<&str>, after: Position, limit: u32) -> Result<Vec<Positioned>, StoreError>;
+
+    /// All that is kept of an order, read in one snapshot; `None`: no such order.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError>;
+
+    /// # Errors
+    /// The database does not answer.
+    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError>;
+
+    /// Parked events received before `before`, oldest first, from behind `after`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn parked(
+        &self,
+        before: Timestamp,
+        after: Option<&(Timestamp, EventKey)>,
+        limit: u32,
+    ) -> Result<Vec<ParkedRow>, StoreError>;
+
+    /// Proves invariant I11 in one snapshot; `progress` is told how many rows were looked at, of about how many.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError>;
+
+    /// Kept bodies that a selection means, in the order of their places, from behind `after`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError>;
+
+    /// Drops bodies older than `keep`, and makes room for those of the next days. A part of the work at a time.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn retain(&self, now: Timestamp, keep: Duration) -> Result<Kept, StoreError>;
+
     /// Ends the connections.
     async fn close(&self);
 }
@@ -100,13 +190,35 @@ pub enum StoreError {
 pub struct Work<'a> {
     pub arrivals: &'a [Arrival],
     pub registrations: &'a [Registration],
-    /// An event may bring an order into being (`[orders] registration = "optional"`).
-    pub events_create_orders: bool,
+    pub reviews: &'a [Review],
+    pub replays: &'a [Replay],
+    /// Nothing is written: what would be done.
+    pub dry_run: bool,
     pub now: Timestamp,
     /// Makes the random ids that are written.
     pub ids: &'a Ids,
+    pub policy: &'a Policy,
+}
+
+impl<'a> Work<'a> {
+    /// Nothing to do yet.
+    #[must_use]
+    pub const fn new(policy: &'a Policy, ids: &'a Ids, now: Timestamp) -> Self {
+        Self { arrivals: &[], registrations: &[], reviews: &[], replays: &[], dry_run: false, now, ids, policy }
+    }
+}
+
+/// What the configuration says about every piece of work.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// An event may bring an order into being (`[orders] registration = "optional"`).
+    pub events_create_orders: bool,
     /// First look at a payment this long after it is first seen, by PSP and account; absent where nobody can be asked.
-    pub first_look: &'a HashMap<AccountKey, Duration>,
+    pub first_look: HashMap<AccountKey, Duration>,
+    /// Who is told of every change of an order.
+    pub destinations: Vec<Arc<str>>,
+    /// What an order is judged by.
+    pub rules: Rules,
 }
 
 /// The shop's word about an order: `PUT /v1/orders/{id}`.
@@ -117,6 +229,26 @@ pub struct Registration {
     pub payment_id: Option<String>,
     pub expected: Money,
     pub expires_at: Option<Timestamp>,
+    /// The name of the API token.
+    pub operator: String,
+}
+
+/// A person's word about an order under review: `POST /v1/orders/{id}/review`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Review {
+    pub order_id: String,
+    pub verdict: Verdict,
+    pub reason: String,
+    /// The name of the API token.
+    pub operator: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reviewed {
+    /// It is decided; the order may still be under review for another reason.
+    Decided(Box<StoredOrder>),
+    NotUnderReview,
+    NoSuchOrder,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,8 +275,14 @@ pub struct Applied {
     pub events: Vec<(EventKey, Option<Outcome>)>,
     /// In the order of the work.
     pub registrations: Vec<Registered>,
+    /// In the order of the work.
+    pub reviews: Vec<Reviewed>,
+    /// In the order of the work.
+    pub replays: Vec<Replayed>,
     /// The orders that the work was about, and where they stand now.
     pub orders: Vec<(String, OrderStatus)>,
+    /// Payments of changed orders whose facts contradict each other.
+    pub in_doubt: BTreeSet<(AccountKey, String)>,
     /// Parked events that found their order.
     pub woken: usize,
     pub transitions: usize,
@@ -242,7 +380,40 @@ pub struct Plan {
     pub parkings: Vec<(EventKey, ReferenceKey)>,
     pub checks: Vec<CheckWrite>,
     pub books: BTreeMap<BookKey, i64>,
+    pub actions: Vec<ActionWrite>,
+    /// Who is told of the orders' transitions.
+    pub destinations: Vec<Arc<str>>,
     pub applied: Applied,
+}
+
+/// What the shop or an operator did.
+#[derive(Debug)]
+pub struct ActionWrite {
+    pub id: Uuid,
+    pub order_id: String,
+    pub kind: ActionKind,
+    pub operator: String,
+    pub reason: Option<String>,
+    pub at: Timestamp,
+    pub detail: serde_json::Value,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActionKind {
+    Registered,
+    Reviewed,
+    Replayed,
+}
+
+impl ActionKind {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Registered => "registered",
+            Self::Reviewed => "reviewed",
+            Self::Replayed => "replayed",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -257,7 +428,12 @@ pub struct EventWrite {
     pub body_id: Option<Uuid>,
     pub outcome: Outcome,
     pub order_id: Option<String>,
-    pub applied_at: Timestamp,
+    /// The version at which its order stands after it.
+    pub order_version: Option<i64>,
+    /// The name of the secret that proved it; `None` for an answer.
+    pub secret_name: Option<Arc<str>>,
+    /// When it was taken and, but for parked ones, applied.
+    pub at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -265,6 +441,7 @@ pub struct WokenEvent {
     pub key: EventKey,
     pub outcome: Outcome,
     pub order_id: String,
+    pub order_version: i64,
     pub at: Timestamp,
 }
 
@@ -279,6 +456,16 @@ pub struct OrderWrite {
     pub transition: Option<Transition>,
 }
 
+/// A change of an order, as it is told: the content is the committed row's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Random and stable: what downstream deduplicates by.
+    pub id: Uuid,
+    pub from: Option<OrderStatus>,
+    /// As it was after the change.
+    pub order: StoredOrder,
+}
+
 /// One visible change of an order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Transition {
@@ -289,12 +476,15 @@ pub struct Transition {
     pub at: Timestamp,
 }
 
-/// A payment that has a first look at its PSP from now on, unless it has one.
+/// A payment that its PSP is to be asked about.
 #[derive(Debug)]
 pub struct CheckWrite {
     pub account: AccountKey,
     pub payment_id: String,
     pub next_check_at: Timestamp,
+    /// Its facts are in doubt: a look that is planned for later, or that is under way, does not answer this. A first look is
+    /// planned only where there is none yet.
+    pub in_doubt: bool,
 }
 
 /// A line of the books: how many events of an hour ended how.
@@ -393,8 +583,14 @@ pub fn connect(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectError>>
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
 type Step = (i64, &'static str, &'static str);
 
-const POSTGRES_STEPS: [Step; 1] = [(1, "inbox and orders", include_str!("../../migrations/postgres/0001_inbox_and_orders.sql"))];
-const SQLITE_STEPS: [Step; 1] = [(1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql"))];
+const POSTGRES_STEPS: [Step; 2] = [
+    (1, "inbox and orders", include_str!("../../migrations/postgres/0001_inbox_and_orders.sql")),
+    (2, "telling and asking why", include_str!("../../migrations/postgres/0002_telling_and_asking_why.sql")),
+];
+const SQLITE_STEPS: [Step; 2] = [
+    (1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql")),
+    (2, "telling and asking why", include_str!("../../migrations/sqlite/0002_telling_and_asking_why.sql")),
+];
 
 /// Ignores steps that a newer version has taken: in a rolling deploy this version works on that schema (design decision 13).
 fn migrator(steps: &[Step]) -> Migrator {

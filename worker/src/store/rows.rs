@@ -92,7 +92,7 @@ pub(super) fn order_ids(references: &BTreeMap<ReferenceKey, Option<String>>) -> 
 
 /// Nothing but duplicates and refusals.
 pub(super) fn writes_nothing(plan: &Plan) -> bool {
-    let Plan { bodies, events, woken, orders, links, parkings, checks, books, applied: _ } = plan;
+    let Plan { bodies, events, woken, orders, links, parkings, checks, books, actions, destinations: _, applied: _ } = plan;
     bodies.is_empty()
         && events.is_empty()
         && woken.is_empty()
@@ -101,6 +101,7 @@ pub(super) fn writes_nothing(plan: &Plan) -> bool {
         && parkings.is_empty()
         && checks.is_empty()
         && books.is_empty()
+        && actions.is_empty()
 }
 
 pub(super) fn to_json(value: &impl Serialize) -> Result<String, StoreError> {

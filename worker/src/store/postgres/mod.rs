@@ -5,9 +5,15 @@
 //! fixed number of them whatever its size; rows are inserted and locked in sorted order, so transactions wait for each other
 //! but not in circles.
 
+mod audit;
 mod checks;
 mod errors;
+mod inspect;
+mod outbox;
 mod read;
+mod replay;
+mod retention;
+mod stream;
 mod transaction;
 mod write;
 
@@ -16,13 +22,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use paybell_shared::clock::Timestamp;
+use paybell_shared::event::EventKey;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool, Row as _};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use self::errors::{classify, timed_out};
-use super::{Applied, Balance, ConnectError, DueCheck, Store, StoreError, StoredOrder, Work};
+use super::{
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow,
+    Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+};
 use crate::order::OrderStatus;
 
 /// Four connections saturate the measured server in batches; the rest is for the API and the checks. Twelve workers stay
@@ -137,6 +147,62 @@ impl Store for Postgres {
 
     async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
         self.read(async |connection| checks::finish(connection, check, next_check_at, result).await).await
+    }
+
+    async fn lease_notices(
+        &self,
+        destination: &str,
+        now: Timestamp,
+        lease: Duration,
+        token: Uuid,
+        limit: u32,
+    ) -> Result<Vec<Notice>, StoreError> {
+        self.read(async |connection| outbox::lease(connection, destination, now, lease, token, limit).await).await
+    }
+
+    async fn finish_notices(&self, now: Timestamp, token: Uuid, ended: &[(NoticeKey, NoticeOutcome)]) -> Result<(), StoreError> {
+        self.read(async |connection| outbox::finish(connection, now, token, ended).await).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>, StoreError> {
+        self.read(async |connection| outbox::backlog(connection).await).await
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        self.read(async |connection| stream::position(connection).await).await
+    }
+
+    async fn changes_after(&self, order_id: Option<&str>, after: Position, limit: u32) -> Result<Vec<Positioned>, StoreError> {
+        self.read(async |connection| stream::changes_after(connection, order_id, after, limit).await).await
+    }
+
+    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
+        self.read(async |connection| inspect::timeline(connection, order_id).await).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+        self.read(async |connection| inspect::event(connection, key).await).await
+    }
+
+    async fn parked(
+        &self,
+        before: Timestamp,
+        after: Option<&(Timestamp, EventKey)>,
+        limit: u32,
+    ) -> Result<Vec<ParkedRow>, StoreError> {
+        self.read(async |connection| inspect::parked(connection, before, after, limit).await).await
+    }
+
+    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        audit::audit(&self.pool, progress).await
+    }
+
+    async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {
+        self.read(async |connection| replay::bodies(connection, selection, after, limit).await).await
+    }
+
+    async fn retain(&self, now: Timestamp, keep: Duration) -> Result<Kept, StoreError> {
+        retention::retain(&self.pool, now, keep).await
     }
 
     async fn close(&self) {

@@ -9,7 +9,9 @@ use time::OffsetDateTime;
 use super::errors::Failure;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
-use crate::store::{BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent};
+use crate::store::{
+    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent,
+};
 
 const INSERT_BODIES: &str = "\
     INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
@@ -19,14 +21,16 @@ const INSERT_BODIES: &str = "\
 
 const INSERT_EVENTS: &str = "\
     INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
-        outcome, reason, fingerprint, order_id, body_id, received_at, applied_at)
+        outcome, reason, fingerprint, order_id, body_id, received_at, applied_at, taken_at, parked_at, secret_name,
+        order_version)
     SELECT psp, account, event_id, event_type, source, facts::json, foreign_mode, facts_sha256, mapping_version,
-        outcome, reason, fingerprint, order_id, body_id, received_at, applied_at
+        outcome, reason, fingerprint, order_id, body_id, received_at, at, at, CASE outcome WHEN 'parked' THEN at END,
+        secret_name, order_version
     FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bytea[],
             $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::timestamptz[],
-            $16::timestamptz[])
+            $16::timestamptz[], $17::text[], $18::bigint[])
         AS w(psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
-            outcome, reason, fingerprint, order_id, body_id, received_at, applied_at)
+            outcome, reason, fingerprint, order_id, body_id, received_at, at, secret_name, order_version)
     ORDER BY psp, account, event_id
     ON CONFLICT DO NOTHING";
 
@@ -46,11 +50,23 @@ const UPDATE_ORDERS: &str = "\
     WHERE o.id = w.id AND o.version = w.previous_version";
 
 const INSERT_TRANSITIONS: &str = "\
-    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view)
-    SELECT order_id, version, id, from_status, to_status, at, view::json
-    FROM UNNEST($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
-        AS w(order_id, version, id, from_status, to_status, at, view)
+    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, review_since, destinations)
+    SELECT order_id, version, id, from_status, to_status, at, view::json, review_since, $9::text[]
+    FROM UNNEST($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::timestamptz[])
+        AS w(order_id, version, id, from_status, to_status, at, view, review_since)
     ORDER BY order_id";
+
+const INSERT_OUTBOX: &str = "\
+    INSERT INTO outbox (destination, order_id, version, next_attempt_at)
+    SELECT destination, order_id, version, at
+    FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[]) AS w(order_id, version, at), UNNEST($4::text[]) AS d(destination)
+    ORDER BY destination, order_id";
+
+const INSERT_ACTIONS: &str = "\
+    INSERT INTO actions (id, order_id, kind, operator, reason, at, detail)
+    SELECT id, order_id, kind, operator, reason, at, detail::json
+    FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
+        AS w(id, order_id, kind, operator, reason, at, detail)";
 
 const UPDATE_REFERENCES: &str = "\
     UPDATE refs r SET order_id = w.order_id
@@ -63,9 +79,9 @@ const INSERT_PARKINGS: &str = "\
     ON CONFLICT DO NOTHING";
 
 const UPDATE_WOKEN: &str = "\
-    UPDATE events e SET outcome = w.outcome, order_id = w.order_id, applied_at = w.applied_at
-    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[])
-        AS w(psp, account, event_id, outcome, order_id, applied_at)
+    UPDATE events e SET outcome = w.outcome, order_id = w.order_id, applied_at = w.applied_at, order_version = w.order_version
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::bigint[])
+        AS w(psp, account, event_id, outcome, order_id, applied_at, order_version)
     WHERE e.psp = w.psp AND e.account = w.account AND e.event_id = w.event_id AND e.outcome = 'parked'";
 
 const DELETE_PARKINGS: &str = "\
@@ -80,6 +96,16 @@ const INSERT_CHECKS: &str = "\
     ORDER BY psp, account, payment_id
     ON CONFLICT DO NOTHING";
 
+/// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
+const ASK_ABOUT: &str = "\
+    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, hint_seq)
+    SELECT psp, account, payment_id, next_check_at, 1
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, next_check_at)
+    ORDER BY psp, account, payment_id
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = c.hint_seq + 1,
+        next_check_at = LEAST(c.next_check_at, GREATEST(excluded.next_check_at, c.last_checked_at + interval '2 seconds'))";
+
 const ADD_TO_BOOKS: &str = "\
     INSERT INTO books (psp, account, hour, outcome, count)
     SELECT psp, account, hour, outcome, count
@@ -93,7 +119,8 @@ pub(super) async fn plan(transaction: &mut PgTransaction<'_>, plan: &Plan) -> Re
     bodies(connection, &plan.bodies).await?;
     events(connection, &plan.events).await?;
     orders(connection, &plan.orders).await?;
-    transitions(connection, &plan.orders).await?;
+    transitions(connection, plan).await?;
+    actions(connection, &plan.actions).await?;
     references(connection, &plan.links).await?;
     parkings(connection, plan).await?;
     woken(connection, &plan.woken).await?;
@@ -143,7 +170,9 @@ async fn events(connection: &mut PgConnection, events: &[EventWrite]) -> Result<
         .bind(array(events, |write| write.order_id.as_deref()))
         .bind(array(events, |write| write.body_id))
         .bind(array(events, |write| OffsetDateTime::from(write.row.received_at)))
-        .bind(array(events, |write| OffsetDateTime::from(write.applied_at)))
+        .bind(array(events, |write| OffsetDateTime::from(write.at)))
+        .bind(array(events, |write| write.secret_name.as_deref()))
+        .bind(array(events, |write| write.order_version))
         .execute(connection)
         .await?;
     // Two workers may meet at a key without references, which no lock keeps apart: the loser finds it known next time.
@@ -174,8 +203,8 @@ async fn orders(connection: &mut PgConnection, orders: &[OrderWrite]) -> Result<
     Ok(())
 }
 
-async fn transitions(connection: &mut PgConnection, orders: &[OrderWrite]) -> Result<(), Failure> {
-    let changed = orders.iter().filter_map(|write| write.transition.as_ref().map(|transition| (transition, &write.stored)));
+async fn transitions(connection: &mut PgConnection, plan: &Plan) -> Result<(), Failure> {
+    let changed = plan.orders.iter().filter_map(|write| write.transition.as_ref().map(|transition| (transition, &write.stored)));
     let changed: Vec<_> = changed.collect();
     if changed.is_empty() {
         return Ok(());
@@ -189,6 +218,35 @@ async fn transitions(connection: &mut PgConnection, orders: &[OrderWrite]) -> Re
         .bind(array(&changed, |(transition, _)| transition.to.as_str()))
         .bind(array(&changed, |(transition, _)| OffsetDateTime::from(transition.at)))
         .bind(views)
+        .bind(array(&changed, |(_, stored)| stored.review_since.map(OffsetDateTime::from)))
+        .bind(array(&plan.destinations, |destination| &**destination))
+        .execute(&mut *connection)
+        .await?;
+    if plan.destinations.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(INSERT_OUTBOX)
+        .bind(array(&changed, |(_, stored)| &*stored.id))
+        .bind(array(&changed, |(_, stored)| stored.version))
+        .bind(array(&changed, |(transition, _)| OffsetDateTime::from(transition.at)))
+        .bind(array(&plan.destinations, |destination| &**destination))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn actions(connection: &mut PgConnection, actions: &[ActionWrite]) -> Result<(), Failure> {
+    if actions.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(INSERT_ACTIONS)
+        .bind(array(actions, |action| action.id))
+        .bind(array(actions, |action| &*action.order_id))
+        .bind(array(actions, |action| action.kind.as_str()))
+        .bind(array(actions, |action| &*action.operator))
+        .bind(array(actions, |action| action.reason.as_deref()))
+        .bind(array(actions, |action| OffsetDateTime::from(action.at)))
+        .bind(array(actions, |action| action.detail.to_string()))
         .execute(connection)
         .await?;
     Ok(())
@@ -240,6 +298,7 @@ async fn woken(connection: &mut PgConnection, woken: &[WokenEvent]) -> Result<()
         .bind(array(woken, |event| event.outcome.as_str()))
         .bind(array(woken, |event| &*event.order_id))
         .bind(array(woken, |event| OffsetDateTime::from(event.at)))
+        .bind(array(woken, |event| event.order_version))
         .execute(&mut *connection)
         .await?;
     all_written(done.rows_affected(), woken.len())?;
@@ -248,16 +307,19 @@ async fn woken(connection: &mut PgConnection, woken: &[WokenEvent]) -> Result<()
 }
 
 async fn checks(connection: &mut PgConnection, checks: &[CheckWrite]) -> Result<(), Failure> {
-    if checks.is_empty() {
-        return Ok(());
+    let (doubts, first_looks): (Vec<&CheckWrite>, Vec<&CheckWrite>) = checks.iter().partition(|check| check.in_doubt);
+    for (sql, checks) in [(INSERT_CHECKS, first_looks), (ASK_ABOUT, doubts)] {
+        if checks.is_empty() {
+            continue;
+        }
+        sqlx::query(sql)
+            .bind(array(&checks, |check| &*check.account.psp))
+            .bind(array(&checks, |check| &*check.account.account))
+            .bind(array(&checks, |check| &*check.payment_id))
+            .bind(array(&checks, |check| OffsetDateTime::from(check.next_check_at)))
+            .execute(&mut *connection)
+            .await?;
     }
-    sqlx::query(INSERT_CHECKS)
-        .bind(array(checks, |check| &*check.account.psp))
-        .bind(array(checks, |check| &*check.account.account))
-        .bind(array(checks, |check| &*check.payment_id))
-        .bind(array(checks, |check| OffsetDateTime::from(check.next_check_at)))
-        .execute(connection)
-        .await?;
     Ok(())
 }
 

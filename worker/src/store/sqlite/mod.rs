@@ -3,8 +3,14 @@
 //! One writer at a time, so nothing has to be locked row by row: the plan is read and written row by row with prepared
 //! statements inside one transaction. Readers see the last commit and wait for nobody (WAL).
 
+mod audit;
 mod checks;
+mod inspect;
+mod outbox;
 mod read;
+mod replay;
+mod retention;
+mod stream;
 mod write;
 
 use std::path::Path;
@@ -13,12 +19,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use paybell_shared::clock::Timestamp;
+use paybell_shared::event::EventKey;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
 use super::rows::writes_nothing;
-use super::{Applied, Balance, ConnectError, Decision, DueCheck, Store, StoreError, StoredOrder, Work};
+use super::{
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome,
+    ParkedRow, Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+};
 use crate::apply::{plan, wanted};
 use crate::order::OrderStatus;
 
@@ -131,6 +141,62 @@ impl Store for Sqlite {
 
     async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
         checks::finish(&mut *self.writer.acquire().await.map_err(classify)?, check, next_check_at, result).await
+    }
+
+    async fn lease_notices(
+        &self,
+        destination: &str,
+        now: Timestamp,
+        lease: Duration,
+        token: Uuid,
+        limit: u32,
+    ) -> Result<Vec<Notice>, StoreError> {
+        outbox::lease(&mut *self.writer.acquire().await.map_err(classify)?, destination, now, lease, token, limit).await
+    }
+
+    async fn finish_notices(&self, now: Timestamp, token: Uuid, ended: &[(NoticeKey, NoticeOutcome)]) -> Result<(), StoreError> {
+        outbox::finish(&mut *self.writer.acquire().await.map_err(classify)?, now, token, ended).await
+    }
+
+    async fn backlog(&self) -> Result<Vec<Backlog>, StoreError> {
+        outbox::backlog(&mut *self.readers.acquire().await.map_err(classify)?).await
+    }
+
+    async fn position(&self) -> Result<Position, StoreError> {
+        stream::position(&mut *self.readers.acquire().await.map_err(classify)?).await
+    }
+
+    async fn changes_after(&self, order_id: Option<&str>, after: Position, limit: u32) -> Result<Vec<Positioned>, StoreError> {
+        stream::changes_after(&mut *self.readers.acquire().await.map_err(classify)?, order_id, after, limit).await
+    }
+
+    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
+        inspect::timeline(&mut *self.readers.acquire().await.map_err(classify)?, order_id).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+        inspect::event(&mut *self.readers.acquire().await.map_err(classify)?, key).await
+    }
+
+    async fn parked(
+        &self,
+        before: Timestamp,
+        after: Option<&(Timestamp, EventKey)>,
+        limit: u32,
+    ) -> Result<Vec<ParkedRow>, StoreError> {
+        inspect::parked(&mut *self.readers.acquire().await.map_err(classify)?, before, after, limit).await
+    }
+
+    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        audit::audit(&mut *self.readers.acquire().await.map_err(classify)?, progress).await
+    }
+
+    async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {
+        replay::bodies(&mut *self.readers.acquire().await.map_err(classify)?, selection, after, limit).await
+    }
+
+    async fn retain(&self, now: Timestamp, keep: Duration) -> Result<Kept, StoreError> {
+        retention::retain(&mut *self.writer.acquire().await.map_err(classify)?, now, keep).await
     }
 
     async fn close(&self) {

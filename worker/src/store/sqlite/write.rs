@@ -1,5 +1,7 @@
 //! Writing a plan, row by row.
 
+use std::sync::Arc;
+
 use paybell_shared::clock::Timestamp;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Sqlite, query};
@@ -7,7 +9,21 @@ use sqlx::{Sqlite, query};
 use super::classify;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
-use crate::store::{BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent};
+use crate::store::{
+    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent,
+};
+
+const INSERT_CHECK: &str =
+    "INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+
+/// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
+const ASK_ABOUT: &str = "\
+    INSERT INTO checks (psp, account, payment_id, next_check_at, hint_seq) VALUES (?1, ?2, ?3, ?4, 1)
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = hint_seq + 1,
+        next_check_at = min(
+            coalesce(next_check_at, 9223372036854775807),
+            max(excluded.next_check_at, coalesce(last_checked_at, 0) + 2000))";
 
 pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Result<(), StoreError> {
     for write in &plan.bodies {
@@ -17,7 +33,10 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
         event(connection, write).await?;
     }
     for write in &plan.orders {
-        order(connection, write).await?;
+        order(connection, write, &plan.destinations).await?;
+    }
+    for write in &plan.actions {
+        action(connection, write).await?;
     }
     for (reference, order_id) in &plan.links {
         link(connection, reference, order_id).await?;
@@ -36,9 +55,8 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
     for write in &plan.woken {
         wake(connection, write).await?;
     }
-    for CheckWrite { account, payment_id, next_check_at } in &plan.checks {
-        let check =
-            query("INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING");
+    for CheckWrite { account, payment_id, next_check_at, in_doubt } in &plan.checks {
+        let check = query(if *in_doubt { ASK_ABOUT } else { INSERT_CHECK });
         let check = check.bind(&*account.psp).bind(&*account.account).bind(&**payment_id).bind(next_check_at.millis());
         run(connection, check).await?;
     }
@@ -74,8 +92,10 @@ async fn event(connection: &mut SqliteConnection, write: &EventWrite) -> Result<
     let ContentColumns { facts, foreign_mode, reason, fingerprint } = rows::content_columns(&write.row.content)?;
     let insert = query(
         "INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
-             outcome, reason, fingerprint, order_id, body_id, received_at, applied_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+             outcome, reason, fingerprint, order_id, body_id, received_at, applied_at, taken_at, parked_at, secret_name,
+             order_version)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?16,
+             CASE ?10 WHEN 'parked' THEN ?16 END, ?17, ?18)",
     )
     .bind(&*write.row.key.psp)
     .bind(&*write.row.key.account)
@@ -92,11 +112,13 @@ async fn event(connection: &mut SqliteConnection, write: &EventWrite) -> Result<
     .bind(write.order_id.as_deref())
     .bind(write.body_id)
     .bind(write.row.received_at.millis())
-    .bind(write.applied_at.millis());
+    .bind(write.at.millis())
+    .bind(write.secret_name.as_deref())
+    .bind(write.order_version);
     run(connection, insert).await.map(drop)
 }
 
-async fn order(connection: &mut SqliteConnection, write: &OrderWrite) -> Result<(), StoreError> {
+async fn order(connection: &mut SqliteConnection, write: &OrderWrite, destinations: &[Arc<str>]) -> Result<(), StoreError> {
     let OrderWrite { registers, stored, previous_version, transition } = write;
     let view = rows::to_json(&stored.view)?;
     let registers = rows::to_json(registers)?;
@@ -122,8 +144,8 @@ async fn order(connection: &mut SqliteConnection, write: &OrderWrite) -> Result<
     }
     let Some(transition) = transition else { return Ok(()) };
     let insert = query(
-        "INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, review_since, destinations)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )
     .bind(&*stored.id)
     .bind(stored.version)
@@ -131,7 +153,23 @@ async fn order(connection: &mut SqliteConnection, write: &OrderWrite) -> Result<
     .bind(transition.from.map(OrderStatus::as_str))
     .bind(transition.to.as_str())
     .bind(transition.at.millis())
-    .bind(&*view);
+    .bind(&*view)
+    .bind(stored.review_since.map(Timestamp::millis))
+    .bind(rows::to_json(&destinations)?);
+    run(connection, insert).await?;
+    for destination in destinations {
+        let waiting = query("INSERT INTO outbox (destination, order_id, version, next_attempt_at) VALUES (?1, ?2, ?3, ?4)");
+        let waiting = waiting.bind(&**destination).bind(&*stored.id).bind(stored.version).bind(transition.at.millis());
+        run(connection, waiting).await?;
+    }
+    Ok(())
+}
+
+async fn action(connection: &mut SqliteConnection, write: &ActionWrite) -> Result<(), StoreError> {
+    let insert =
+        query("INSERT INTO actions (id, order_id, kind, operator, reason, at, detail) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)");
+    let insert = insert.bind(write.id).bind(&*write.order_id).bind(write.kind.as_str()).bind(&*write.operator);
+    let insert = insert.bind(write.reason.as_deref()).bind(write.at.millis()).bind(write.detail.to_string());
     run(connection, insert).await.map(drop)
 }
 
@@ -145,13 +183,13 @@ async fn link(connection: &mut SqliteConnection, reference: &ReferenceKey, order
 }
 
 async fn wake(connection: &mut SqliteConnection, woken: &WokenEvent) -> Result<(), StoreError> {
-    let WokenEvent { key, outcome, order_id, at } = woken;
+    let WokenEvent { key, outcome, order_id, order_version, at } = woken;
     let update = query(
-        "UPDATE events SET outcome = ?4, order_id = ?5, applied_at = ?6
+        "UPDATE events SET outcome = ?4, order_id = ?5, applied_at = ?6, order_version = ?7
          WHERE psp = ?1 AND account = ?2 AND event_id = ?3 AND outcome = 'parked'",
     );
     let update = update.bind(&*key.psp).bind(&*key.account).bind(&*key.event_id);
-    if run(connection, update.bind(outcome.as_str()).bind(&**order_id).bind(at.millis())).await? != 1 {
+    if run(connection, update.bind(outcome.as_str()).bind(&**order_id).bind(at.millis()).bind(order_version)).await? != 1 {
         return Err(rows::inconsistent("events", "outcome", key, "it was woken but is not parked"));
     }
     let delete = query("DELETE FROM parkings WHERE psp = ?1 AND account = ?2 AND event_id = ?3");
