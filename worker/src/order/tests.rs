@@ -191,7 +191,7 @@ fn a_capture_that_failed_after_it_was_captured_is_not_money() {
     // without one nothing is left
     check(&[("a", captured(4999)), undone.clone()], O::Failed, (0, 0, 0));
     check(&[("a", capture("c_1", C::Succeeded, 4999)), undone.clone()], O::Failed, (0, 0, 0));
-    check(&[undone.clone()], O::Failed, (0, 0, 0));
+    check(std::slice::from_ref(&undone), O::Failed, (0, 0, 0));
     // captured anew, or being captured anew
     check(&[all.clone(), undone.clone(), ("a", capture("c_2", C::Succeeded, 4999))], O::Paid, (4999, 0, 0));
     check(&[("a", captured(4999)), undone.clone(), ("a", capture("c_2", C::Pending, 4999))], O::Pending, (0, 0, 0));

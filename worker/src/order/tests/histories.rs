@@ -100,7 +100,9 @@ fn recorded(psp: &str) -> Vec<(String, PaymentEvent)> {
     };
     let mut events: Vec<(String, PaymentEvent)> = fixtures(psp).into_iter().flat_map(translated).collect();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    events.iter().for_each(|(_, event)| *counts.entry(event.payment_id.clone()).or_default() += 1);
+    for (_, event) in &events {
+        *counts.entry(event.payment_id.clone()).or_default() += 1;
+    }
     let (most, _) = counts.into_iter().max_by_key(|(_, count)| *count).unwrap();
     events.retain(|(_, event)| event.payment_id == most);
     events.sort_by_key(|(name, event)| (event.occurred_at, name.clone()));
