@@ -260,6 +260,13 @@ fn a_refund_heard_of_after_the_total_that_counts_it_is_not_added() {
 }
 
 #[test]
+fn a_refund_that_failed_before_the_total_is_no_part_of_it() {
+    // of the total's 5.00 nothing else is known
+    let failed = refund("re_1", RefundState::Failed, 1000);
+    check(&[("a", captured(4999)), ("a", failed), ("a", total(500))], OrderStatus::PartiallyRefunded, (4999, 500, 0));
+}
+
+#[test]
 fn version_numbers_of_two_objects_are_not_compared() {
     let mut registers = after(&[numbered(7, "a", captured(4999))]);
     registers.join(&numbered(3, "a", total(1000)), false);
