@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::event::Mode;
+use crate::psp::standard_webhooks::Signer;
 use crate::psp::{self, Account, Api, Keys};
 use crate::queue::QueueSettings;
 use crate::secret::{Secret, SecretError, SecretSource};
@@ -193,7 +194,7 @@ pub struct Subscriber {
     /// Names it in the database and in metrics: its host, and a hash of its URL, which may hold a secret.
     pub name: Arc<str>,
     pub url: String,
-    /// The first one signs; the others too, so that they can be rotated.
+    /// Each signs, so that they can be rotated.
     pub secrets: Vec<Secret>,
     /// It may be at a private address, and by `http:`.
     pub allow_private: bool,
@@ -729,6 +730,9 @@ impl SubscriberTable {
         let secrets = self.secrets.iter().enumerate();
         let secrets = secrets.map(|(number, source)| read_secret(source, named(&format!("secrets[{number}]"))));
         let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
+        if let Err((number, problem)) = Signer::new(&secrets) {
+            return Err(refuse(&format!("secrets[{number}]"), problem));
+        }
         let hash = hex::encode(&Sha256::digest(&self.url)[..4]);
         let name = format!("{}/{hash}", authority.host().to_ascii_lowercase());
         Ok(Subscriber { name: name.into(), url: self.url, secrets, allow_private: self.allow_private })

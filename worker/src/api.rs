@@ -3,7 +3,7 @@
 //! One route a function; their description (`GET /v1/openapi.json`) is generated from them. Every request carries a bearer token.
 
 mod problem;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
 
