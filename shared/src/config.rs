@@ -968,6 +968,36 @@ mod tests {
     }
 
     #[test]
+    fn a_subscriber_is_checked() {
+        let (url, key) = ("url = 'https://shop.example/hush'", "whsec_aHVzaC1odXNoLWh1c2gtaHVzaC1odXNo");
+        let table = |url: &str, secrets: &str| format!("[[subscriber]]\n{url}\nsecrets = [{secrets}]\n");
+        let good = table(url, &format!("'{key}', '{}'", &key[6..]));
+        let config = parse(&good, &[]).unwrap();
+        let [subscriber] = &config.subscribers[..] else { panic!("{config:?}") };
+        assert!(subscriber.name.starts_with("shop.example/") && !subscriber.name.contains("hush"), "{}", subscriber.name);
+        assert_eq!((subscriber.secrets.len(), subscriber.allow_private), (2, false));
+        check(&good.repeat(2), &["subscriber[1].url", "another"]);
+        for (secrets, words) in [
+            ("", "empty"),
+            ("''", "empty"),
+            ("'whsec_hush'", "24 to 64 bytes"),
+            ("'whsec_hush!'", "base64"),
+            ("'whpk_aHVzaC1odXNoLWh1c2gtaHVzaC1odXNoLWh1c2g='", "public key"),
+            ("'whsk_hush'", "private key"),
+        ] {
+            check(&table(url, secrets), &["subscriber[0].secrets", words]);
+        }
+        check(&table(url, &format!("'{key}', 'hush'")), &["subscriber[0].secrets[1]"]);
+        let key = format!("'{key}'");
+        for url in
+            ["url = ''", "url = 'http://shop.example/hush'", "url = 'https:///hush'", "url = 'https://a:hush@shop.example'"]
+        {
+            check(&table(url, &key), &["subscriber[0].url"]);
+        }
+        parse(&format!("{}allow_private = true", table("url = 'http://shop.internal/hook'", &key)), &[]).unwrap();
+    }
+
+    #[test]
     fn limits_are_limited() {
         for (text, named) in [
             ("body_bytes_max = 0", "body_bytes_max"),

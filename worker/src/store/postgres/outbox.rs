@@ -38,16 +38,15 @@ const LEASE: &str = "\
         CROSS JOIN LATERAL (
             SELECT version FROM outbox WHERE destination = $1 AND order_id = w.order_id ORDER BY version LIMIT 1
         ) head
-    ), heads AS MATERIALIZED (
-        SELECT h.order_id, h.next_attempt_at
-        FROM (SELECT DISTINCT order_id, head FROM due WHERE version > head) later
-        JOIN outbox h ON h.destination = $1 AND h.order_id = later.order_id AND h.version = later.head
-        FOR UPDATE OF h SKIP LOCKED
-    ), put_off AS (
-        UPDATE outbox o SET next_attempt_at = CASE WHEN h.next_attempt_at <= $4 THEN $5 ELSE h.next_attempt_at END
-        FROM due JOIN heads h ON h.order_id = due.order_id
+    ), later AS MATERIALIZED (
+        SELECT due.order_id, due.version, first.next_attempt_at AS first_at
+        FROM due JOIN outbox first ON first.destination = $1 AND first.order_id = due.order_id AND first.version = due.head
         WHERE due.version > due.head
-            AND o.destination = $1 AND o.order_id = due.order_id AND o.version = due.version
+        FOR UPDATE OF first SKIP LOCKED
+    ), put_off AS (
+        UPDATE outbox o SET next_attempt_at = CASE WHEN first_at <= $4 THEN $5 ELSE first_at END
+        FROM later
+        WHERE o.destination = $1 AND o.order_id = later.order_id AND o.version = later.version
     ), leased AS (
         UPDATE outbox o SET next_attempt_at = $5, lease_token = $6
         FROM due
