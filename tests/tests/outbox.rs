@@ -210,7 +210,9 @@ async fn everybody_is_told_of_each_change_once_and_in_order_whatever_comes_in() 
         shown["updated_at"] = last["data"]["updated_at"].clone();
         assert_eq!(last["data"], shown);
     }
+    let mut counted = 0.0;
     for service in [worker, second] {
+        counted += told_by(&service, "amqp").await;
         let log = service.log();
         for private in ["nobodys-business", "whsec_"] {
             assert!(!log.contains(private), "{private:?} is in the log");
@@ -218,6 +220,29 @@ async fn everybody_is_told_of_each_change_once_and_in_order_whatever_comes_in() 
     }
     let notices: i64 = sqlx::query_scalar("SELECT count(*) FROM notices WHERE outcome = 'told'").fetch_one(&pool).await.unwrap();
     assert_eq!(notices, i64::try_from(2 * changes).unwrap());
+    assert_eq!(counted.to_string(), changes.to_string(), "the metric");
+}
+
+/// What the worker counts as told to a destination.
+async fn told_by(worker: &Service, destination: &str) -> f64 {
+    let metrics = servers::http_client().get(format!("{}/metrics", worker.ops_url())).send().await.unwrap().text().await.unwrap();
+    let line = format!("paybell_notices_total{{destination=\"{destination}\",outcome=\"told\"}} ");
+    metrics.lines().find_map(|found| found.strip_prefix(&line)).map_or(0.0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_only_serves_the_api_leaves_telling_to_others() {
+    let queue = servers::rabbitmq().await.vhost().await;
+    let store_url = servers::postgres().await.database().await;
+    let configuration = configuration(&queue, &store_url, "memory:");
+    let api = Service::start("paybell-worker", &[], &configuration, &[("PAYBELL_WORKER_CONSUME", "false")]).await;
+    Shop::of(&api, &api).register("ord-1", 4999).await;
+    let pool = PgPool::connect(&store_url).await.unwrap();
+    let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&pool).await.unwrap();
+    assert_eq!(waiting, 1);
+    let worker = Service::worker(&configuration).await;
+    until_nothing_waits(&pool).await;
+    assert_eq!((told_by(&api, "amqp").await.to_string(), told_by(&worker, "amqp").await.to_string()), ("0".into(), "1".into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
