@@ -38,7 +38,7 @@ use paybell_shared::shutdown::Shutdown;
 use crate::consume::{BatchLimits, Context};
 use crate::ids::Ids;
 use crate::notify::Notifier;
-use crate::order::AccountKey;
+use crate::order::{AccountKey, Rules};
 use crate::outbox::Relay;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
@@ -93,6 +93,7 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
                 .into_iter()
                 .chain(notifiers.iter().map(|notifier| Arc::clone(notifier.name())))
                 .collect(),
+            rules: rules(config),
         },
         consume: config.worker.consume.then(|| queue.clone()),
         notifiers,
@@ -168,6 +169,12 @@ impl Parts {
         let _ = self.answering.set(context);
         Ok(())
     }
+}
+
+/// What orders are judged by.
+fn rules(config: &Config) -> Rules {
+    let percents = config.accounts.iter().map(|configured| (keyed(&configured.account).0, configured.over_capture_percent));
+    Rules { over_capture_percent: percents.filter(|(_, percent)| *percent > 0).collect() }
 }
 
 fn keyed(account: &Arc<Account>) -> (AccountKey, Arc<Account>) {
