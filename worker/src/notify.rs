@@ -199,7 +199,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !special.iter().any(|(network, length)| (bits ^ Ipv4Addr::from(*network).to_bits()) >> (32 - length) == 0)
 }
 
-/// Only global unicast, 2000::/3, is public, without its special parts. An address that stands for one of IPv4 is as public
+/// Only global unicast, `2000::/3`, is public, without its special parts. An address that stands for one of IPv4 is as public
 /// as that one.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
@@ -208,8 +208,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     match segments {
         // Mapped: ::ffff:0:0/96. Translated by the network, where it has no IPv4: 64:ff9b::/96.
         [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => is_public_v4(embedded()),
-        // IETF protocols (2001::/23: Teredo, benchmarks, ORCHID), documentation, 6to4, documentation.
-        [0x2001, 0..=0x01ff, ..] | [0x2001, 0x0db8, ..] | [0x2002, ..] | [0x3fff, 0..=0x0fff, ..] => false,
+        // IETF protocols (2001::/23: Teredo, benchmarks, ORCHID) and documentation, 6to4, documentation.
+        [0x2001, 0..=0x01ff | 0x0db8, ..] | [0x2002, ..] | [0x3fff, 0..=0x0fff, ..] => false,
         [first, ..] => first & 0xe000 == 0x2000,
     }
 }

@@ -263,7 +263,7 @@ async fn tell(context: &Context, way: &Way, notice: Notice) -> (NoticeKey, Notic
 
 async fn publish(publisher: &AmqpPublisher, told: Told, attempts: u32) -> Result<(), Failed> {
     let retry = EXCHANGE_RETRY_MIN.saturating_mul(2_u32.saturating_pow(attempts.min(16))).min(EXCHANGE_RETRY_MAX);
-    let failed = |error| Failed { again_after: Some(retry), error: shown(error) };
+    let failed = |error: anyhow::Error| Failed { again_after: Some(retry), error: shown(&error) };
     let route = Route::orders(&told.event_type);
     let event = told.event().map_err(|error| failed(error.into()))?;
     publisher.publish_to(route, event.into()).await.map_err(|error| failed(error.into()))
@@ -271,15 +271,15 @@ async fn publish(publisher: &AmqpPublisher, told: Told, attempts: u32) -> Result
 
 async fn notify(notifier: &Notifier, told: Told, attempts: u32, now: Timestamp) -> Result<(), Failed> {
     let retry = usize::try_from(attempts).ok().and_then(|attempts| RETRIES.get(attempts)).copied();
-    let body = told.notification().map_err(|error| Failed { again_after: retry, error: shown(error.into()) })?;
+    let body = told.notification().map_err(|error| Failed { again_after: retry, error: shown(&error.into()) })?;
     notifier.notify(told.id, now, body).await.map_err(|error| {
         let asked = error.retry_after().unwrap_or_default();
-        Failed { again_after: retry.map(|retry| retry.max(asked)), error: shown(error.into()) }
+        Failed { again_after: retry.map(|retry| retry.max(asked)), error: shown(&error.into()) }
     })
 }
 
 /// With its causes, in a bounded number of characters.
-fn shown(error: anyhow::Error) -> String {
+fn shown(error: &anyhow::Error) -> String {
     format!("{error:#}").chars().filter(|c| *c != '\0').take(ERROR_CHARS_MAX).collect()
 }
 
@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn errors_are_shown_with_their_causes_within_limits() {
         let error = anyhow::anyhow!("cause \0").context("é".repeat(ERROR_CHARS_MAX - 3));
-        let text = shown(error);
+        let text = shown(&error);
         assert!(text.ends_with("é: c") && text.chars().count() == ERROR_CHARS_MAX, "{text}");
     }
 }
