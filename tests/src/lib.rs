@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod conformance;
+pub mod receiver;
 pub mod servers;
 pub mod shop;
 pub mod worker;

@@ -7,7 +7,7 @@ mod balance;
 mod orders;
 mod problem;
 mod review;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

@@ -1,16 +1,20 @@
-//! Queue and clock to database: consume, apply, reconcile, internal API.
+//! Queue and clock to database: consume, apply, reconcile, tell, internal API.
 //!
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
-//! transaction; two backends). Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door;
-//! [`pulse`] says whether the database is there; [`ids`] makes random ids.
+//! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
+//! Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door; [`pulse`] says whether the
+//! database is there; [`ids`] makes random ids.
 
 pub mod api;
 pub mod apply;
+pub mod change;
 pub mod consume;
 pub mod ids;
 pub mod inbox;
+pub mod notify;
 pub mod order;
+pub mod outbox;
 pub mod pulse;
 pub mod reconcile;
 pub mod seen;
@@ -33,7 +37,9 @@ use paybell_shared::shutdown::Shutdown;
 
 use crate::consume::{BatchLimits, Context};
 use crate::ids::Ids;
+use crate::notify::Notifier;
 use crate::order::{AccountKey, Rules};
+use crate::outbox::Relay;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
 use crate::store::{ConnectError, Policy, Store};
@@ -51,7 +57,7 @@ pub struct Started {
     pub check: Check,
 }
 
-/// Serves the internal API and, unless `[worker] consume` is false, consumes and reconciles, until the stop. A database or
+/// Serves the internal API and, unless `[worker] consume` is false, consumes, reconciles and tells, until the stop. A database or
 /// queue that is down is no error: the worker is not ready, and waits for it.
 ///
 /// # Errors
@@ -62,6 +68,7 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
         return Err(ConfigError::Setting { setting: "[api] token".to_owned(), problem }.into());
     }
     let seen = seen::connect(&config.seen.url)?;
+    let notifiers = notifiers(config)?;
     let listen = config.api.listen;
     let listener = serve::bind(listen).with_context(|| format!("[api] listen: {listen} cannot be had"))?;
     let api = listener.local_addr()?;
@@ -80,10 +87,16 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
         policy: Policy {
             events_create_orders: config.orders.registration == Registration::Optional,
             first_look,
-            destinations: Vec::new(),
+            destinations: queue
+                .exchange()
+                .map(|_| outbox::AMQP.into())
+                .into_iter()
+                .chain(notifiers.iter().map(|notifier| Arc::clone(notifier.name())))
+                .collect(),
             rules: rules(config),
         },
         consume: config.worker.consume.then(|| queue.clone()),
+        notifiers,
         limits: BatchLimits {
             deliveries_max: config.limits.batch_max,
             linger: Duration::from_millis(config.limits.batch_linger_ms),
@@ -119,6 +132,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     policy: Policy,
     consume: Option<Queue>,
+    notifiers: Vec<Notifier>,
     limits: BatchLimits,
     answering: Arc<OnceLock<Arc<Context>>>,
     pulse: Arc<Pulse>,
@@ -143,6 +157,13 @@ impl Parts {
             let reconciler = Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
             shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));
             shutdown.spawn("reconcile", reconcile::run(reconciler, shutdown.clone()));
+            let exchange = queue.exchange().map(|broker| broker.orders_publisher(shutdown));
+            let exchange = exchange.map(|publisher| Relay::to_exchange(Arc::clone(&context), publisher));
+            let subscribers = self.notifiers.into_iter().map(|notifier| Relay::to_subscriber(Arc::clone(&context), notifier));
+            for relay in exchange.into_iter().chain(subscribers) {
+                shutdown.spawn("outbox", outbox::run(relay, shutdown.clone()));
+            }
+            shutdown.spawn("backlog", outbox::watch(Arc::clone(&context), shutdown.clone()));
         }
         // Never set before: a worker begins once.
         let _ = self.answering.set(context);
@@ -159,6 +180,17 @@ fn rules(config: &Config) -> Rules {
 fn keyed(account: &Arc<Account>) -> (AccountKey, Arc<Account>) {
     let key = AccountKey { psp: Arc::clone(&account.psp_id), account: Arc::clone(&account.name) };
     (key, Arc::clone(account))
+}
+
+fn notifiers(config: &Config) -> Result<Vec<Notifier>, ConfigError> {
+    let subscribers = config.subscribers.iter().enumerate();
+    let notifiers = subscribers.map(|(index, subscriber)| {
+        Notifier::new(subscriber).map_err(|error| {
+            let problem = format!("{:#}", anyhow::Error::new(error));
+            ConfigError::Setting { setting: format!("subscriber[{index}].url"), problem }
+        })
+    });
+    notifiers.collect()
 }
 
 /// When to look at a new payment for the first time; `None` if the PSP cannot be asked with what is configured.

@@ -29,15 +29,18 @@ CREATE TABLE outbox (
     destination text COLLATE "C" NOT NULL,
     order_id text COLLATE "C" NOT NULL,
     version bigint NOT NULL,
+    -- When the change was made.
+    at timestamptz NOT NULL,
+    -- Not to be touched before: when the next attempt is due; under a lease, when that ends; behind a lower version of its
+    -- order that was found unsent, when that one is due.
     next_attempt_at timestamptz NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
     last_error text,
     lease_token uuid,
-    lease_until timestamptz,
     -- An order's lowest version at a destination goes first.
     PRIMARY KEY (destination, order_id, version)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01);
-CREATE INDEX outbox_due ON outbox (next_attempt_at);
+CREATE INDEX outbox_due ON outbox (destination, next_attempt_at);
 
 -- What was told, or given up after the last attempt.
 CREATE TABLE notices (

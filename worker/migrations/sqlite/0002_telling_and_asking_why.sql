@@ -18,14 +18,14 @@ CREATE TABLE outbox (
     destination TEXT NOT NULL,
     order_id TEXT NOT NULL,
     version INTEGER NOT NULL,
+    at INTEGER NOT NULL,
     next_attempt_at INTEGER NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
     lease_token BLOB,
-    lease_until INTEGER,
     PRIMARY KEY (destination, order_id, version)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX outbox_due ON outbox (next_attempt_at);
+CREATE INDEX outbox_due ON outbox (destination, next_attempt_at);
 
 CREATE TABLE notices (
     order_id TEXT NOT NULL,

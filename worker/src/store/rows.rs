@@ -7,8 +7,9 @@ use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
-use super::{KnownEvent, OrderRow, ParkedEvent, Plan, ReferenceKey, StoreError, StoredOrder};
+use super::{Change, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, StoreError, StoredOrder};
 use crate::inbox::Content;
 use crate::order::OrderStatus;
 
@@ -62,6 +63,27 @@ impl OrderColumns {
         let registers = from_json(registers, "orders", "registers", &self.id)?;
         Ok(OrderRow { registers, stored: self.read()? })
     }
+}
+
+/// A change's columns, as they were read.
+pub(super) struct ChangeColumns {
+    pub id: Uuid,
+    pub from: Option<String>,
+    pub order: OrderColumns,
+}
+
+impl ChangeColumns {
+    pub fn read(self) -> Result<Change, StoreError> {
+        let from = self.from.map(|from| status(&from, &self.order.id)).transpose()?;
+        Ok(Change { id: self.id, from, order: self.order.read()? })
+    }
+}
+
+/// What cannot be read was written by a newer version, or is damaged: it must not keep all others from being told.
+pub(super) fn readable(notice: Result<Notice, StoreError>, destination: &str) -> Option<Notice> {
+    notice
+        .inspect_err(|error| tracing::error!(destination, %error, "a change cannot be told by this version: it cannot be read"))
+        .ok()
 }
 
 pub(super) fn status(text: &str, key: &str) -> Result<OrderStatus, StoreError> {

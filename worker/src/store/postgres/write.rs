@@ -57,8 +57,8 @@ const INSERT_TRANSITIONS: &str = "\
     ORDER BY order_id";
 
 const INSERT_OUTBOX: &str = "\
-    INSERT INTO outbox (destination, order_id, version, next_attempt_at)
-    SELECT destination, order_id, version, at
+    INSERT INTO outbox (destination, order_id, version, at, next_attempt_at)
+    SELECT destination, order_id, version, at, at
     FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[]) AS w(order_id, version, at), UNNEST($4::text[]) AS d(destination)
     ORDER BY destination, order_id";
 

@@ -158,7 +158,8 @@ async fn order(connection: &mut SqliteConnection, write: &OrderWrite, destinatio
     .bind(rows::to_json(&destinations)?);
     run(connection, insert).await?;
     for destination in destinations {
-        let waiting = query("INSERT INTO outbox (destination, order_id, version, next_attempt_at) VALUES (?1, ?2, ?3, ?4)");
+        let waiting =
+            query("INSERT INTO outbox (destination, order_id, version, at, next_attempt_at) VALUES (?1, ?2, ?3, ?4, ?4)");
         let waiting = waiting.bind(&**destination).bind(&*stored.id).bind(stored.version).bind(transition.at.millis());
         run(connection, waiting).await?;
     }
