@@ -30,8 +30,8 @@ use uuid::Uuid;
 
 use self::errors::{classify, timed_out};
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow,
-    Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, InboxEntry, Kept, Moment, Notice, NoticeKey,
+    NoticeOutcome, Place, Position, Positioned, Selection, Store, StoreError, StoredBody, StoredOrder, Work,
 };
 use crate::order::OrderStatus;
 
@@ -176,11 +176,15 @@ impl Store for Postgres {
         self.read(async |connection| stream::changes_after(connection, order_id, after, limit).await).await
     }
 
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
-        self.read(async |connection| inspect::timeline(connection, order_id).await).await
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError> {
+        self.read(async |connection| stream::latest_change(connection, order_id).await).await
     }
 
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError> {
+        self.read(async |connection| inspect::timeline(connection, order_id, after, limit).await).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError> {
         self.read(async |connection| inspect::event(connection, key).await).await
     }
 
@@ -189,8 +193,12 @@ impl Store for Postgres {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError> {
+    ) -> Result<Vec<InboxEntry>, StoreError> {
         self.read(async |connection| inspect::parked(connection, before, after, limit).await).await
+    }
+
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError> {
+        self.read(async |connection| inspect::overdue(connection, before).await).await
     }
 
     async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {

@@ -173,7 +173,7 @@ pub(super) async fn balance(connection: &mut SqliteConnection) -> Result<Balance
     })
 }
 
-fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+pub(super) fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
     row.try_get(column).map(Timestamp::from_millis)
 }
 
