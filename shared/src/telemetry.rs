@@ -50,6 +50,13 @@ pub const SEEN_REQUESTS_TOTAL: &str = "paybell_seen_requests_total";
 /// Payments asked about, by [`PSP`] and [`OUTCOME`]: changed, same or failed.
 pub const RECONCILE_LOOKS_TOTAL: &str = "paybell_reconcile_looks_total";
 
+/// Clients that follow the stream of changes.
+pub const STREAM_CLIENTS: &str = "paybell_stream_clients";
+/// Events that clients of the stream were sent.
+pub const STREAM_EVENTS_TOTAL: &str = "paybell_stream_events_total";
+/// Parked events past their deadline, in the whole database; counted up to 10,000.
+pub const PARKED_OVERDUE: &str = "paybell_parked_overdue";
+
 pub const PSP: &str = "psp";
 pub const ACCOUNT: &str = "account";
 pub const OUTCOME: &str = "outcome";
@@ -124,6 +131,9 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_counter!(SEEN_TOTAL, "Deliveries looked up among those seen before, by outcome: hit or miss.");
     describe_counter!(SEEN_REQUESTS_TOTAL, "Requests to Redis by outcome: ok, failed, or skipped while it is left alone.");
     describe_counter!(RECONCILE_LOOKS_TOTAL, "Payments asked about, by PSP and outcome: changed, same or failed.");
+    describe_gauge!(STREAM_CLIENTS, "Clients that follow the stream of changes.");
+    describe_counter!(STREAM_EVENTS_TOTAL, "Events that clients of the stream were sent.");
+    describe_gauge!(PARKED_OVERDUE, "Parked events past their deadline, in the whole database; counted up to 10,000.");
     Ok(handle)
 }
 
