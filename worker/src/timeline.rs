@@ -110,7 +110,7 @@ pub struct PaymentAsked {
 pub struct Changed {
     pub version: i64,
     /// What those who are told of the change deduplicate by.
-    #[schema(value_type = String, format = Uuid)]
+    #[schema(value_type = String)]
     pub change_id: Uuid,
     pub from: Option<OrderStatus>,
     pub to: OrderStatus,
