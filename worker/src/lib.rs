@@ -72,7 +72,7 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
     let api = listener.local_addr()?;
     let answering = api::Answering::default();
     let pulse = Arc::new(Pulse::default());
-    let tail = Arc::new(Tail::default());
+    let tail = Arc::new(Tail::new(tail::PAGES_KEPT));
     let router = api::router(Arc::clone(&answering), api::Settings::of(config), Arc::clone(&tail), shutdown);
     serve::run("api", listener, Limits::from(&config.limits), router, shutdown);
 

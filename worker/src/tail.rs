@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub const PAGE: u32 = 128;
 /// Pages that a client may be behind before it is let go, to resume by the last id that it has: some seconds. At the most
 /// 16,384 changes, held once for all clients.
-const PAGES_KEPT: usize = 128;
+pub const PAGES_KEPT: usize = 128;
 /// How long a client waits until the tail is being read. More than a look at a database that answers.
 const JOIN_MAX: Duration = Duration::from_secs(5);
 
@@ -118,13 +118,13 @@ pub struct Tail {
     joined: Notify,
 }
 
-impl Default for Tail {
-    fn default() -> Self {
-        Self { pages: broadcast::Sender::new(PAGES_KEPT), is_read: watch::Sender::new(false), joined: Notify::new() }
-    }
-}
-
 impl Tail {
+    /// With room for so many pages that a client has not taken yet, usually [`PAGES_KEPT`].
+    #[must_use]
+    pub fn new(pages_kept: usize) -> Self {
+        Self { pages: broadcast::Sender::new(pages_kept), is_read: watch::Sender::new(false), joined: Notify::new() }
+    }
+
     /// All changes that are committed after this returns, and some from before; `None` if the database cannot be read now.
     pub async fn join(&self) -> Option<broadcast::Receiver<Page>> {
         let mut is_read = self.is_read.subscribe();
@@ -254,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_joins_an_ended_tail_waits_for_the_next() {
-        let tail = Arc::new(Tail::default());
+        let tail = Arc::new(Tail::new(PAGES_KEPT));
         tail.begins();
         let one = tail.join().await.unwrap();
         assert!(!tail.ends(), "somebody is there");
