@@ -5,4 +5,5 @@ pub mod bench;
 pub mod conformance;
 pub mod servers;
 pub mod shop;
+pub mod sse;
 pub mod worker;
