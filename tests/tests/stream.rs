@@ -433,10 +433,14 @@ async fn a_worker_that_stops_ends_its_streams_and_the_client_goes_on() {
     assert_eq!(shop.send(&webhook("payment_intent.succeeded", "ord-1")).await, Some(StatusCode::OK));
     let paid = events.next().await.unwrap();
     assert_eq!((paid.name.as_str(), paid.order()["captured"].clone()), ("order.paid", json!(4999)));
-    let metrics = servers::http_client().get(format!("{}/metrics", serve.ops_url())).send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("\npaybell_stream_clients 1\n"), "{metrics}");
+    let metrics = metrics(&serve).await;
     assert!(metrics.contains("\npaybell_stream_events_total 2\n"), "{metrics}");
     assert!(metrics.contains("\npaybell_parked_overdue 0\n"), "{metrics}");
+
+    let another = over_sockets(&serve, "/v1/stream", None).await;
+    until_clients(&serve, 2).await;
+    drop(another);
+    until_clients(&serve, 1).await;
 
     serve.terminate();
     assert_eq!(events.next().await, None);
@@ -449,6 +453,24 @@ async fn a_worker_that_stops_ends_its_streams_and_the_client_goes_on() {
     serve.terminate();
     assert_eq!(serve.exit_status().await, 0);
     std::fs::remove_dir_all(folder).unwrap();
+}
+
+async fn metrics(service: &Service) -> String {
+    let answer = servers::http_client().get(format!("{}/metrics", service.ops_url())).send().await.unwrap();
+    answer.text().await.unwrap()
+}
+
+/// Waits until so many clients are counted.
+async fn until_clients(service: &Service, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let metrics = metrics(service).await;
+        if metrics.contains(&format!("\npaybell_stream_clients {count}\n")) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{count} clients are not counted: {metrics}");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn over_sockets(service: &Service, path: &str, last_id: Option<&str>) -> Events {
