@@ -7,6 +7,7 @@ mod balance;
 mod events;
 mod orders;
 mod problem;
+mod review;
 mod stream;
 mod timeline;
 mod wire;
@@ -19,8 +20,9 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json, Router};
-use paybell_shared::config::{ApiToken, Config, Scope};
+use paybell_shared::config::{ApiToken, Config, FINISH_MAX, Scope};
 use paybell_shared::shutdown::Shutdown;
+use tokio::time::timeout;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
@@ -34,6 +36,8 @@ use crate::tail::Tail;
 
 /// A registration is a few hundred bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
+/// From a request's head to the head of its answer, its body included. A stop waits no longer for anybody.
+const ANSWER_MAX: Duration = FINISH_MAX;
 /// Items of a page, where the caller does not say.
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 500;
@@ -128,6 +132,7 @@ fn documented() -> OpenApiRouter {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(orders::register_order, orders::get_order))
         .routes(routes!(orders::list_orders))
+        .routes(routes!(review::decide_review))
         .routes(routes!(timeline::get_timeline))
         .routes(routes!(stream::stream_order))
         .routes(routes!(stream::stream_all))
@@ -158,13 +163,19 @@ async fn authorize(State(state): State<ApiState>, mut request: Request, next: Ne
     };
     request.extensions_mut().insert(Arc::clone(context));
     request.extensions_mut().insert(Caller(token.name.clone()));
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = match timeout(ANSWER_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, too_long()).into_response(),
+    };
     if needed == Scope::Operate {
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let response = next.run(request).await;
         tracing::info!(event = "api.change", token = token.name, %method, path, status = response.status().as_u16());
-        return response;
     }
-    next.run(request).await
+    response
+}
+
+fn too_long() -> String {
+    format!("reading or answering the request took more than {} s: repeat it, it is safe to repeat", ANSWER_MAX.as_secs())
 }
 
 const fn scope_name(scope: Scope) -> &'static str {
@@ -190,9 +201,49 @@ fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
+
+    use axum::body::{Body, Bytes};
+    use paybell_shared::clock::SystemClock;
+    use paybell_shared::secret::Secret;
+    use tower::ServiceExt as _;
 
     use super::*;
+    use crate::ids::Ids;
+    use crate::seen::memory::Memory;
+    use crate::store::{self, Policy};
+
+    #[tokio::test]
+    async fn a_request_whose_body_never_ends_is_answered_all_the_same() {
+        let folder = std::env::temp_dir().join(format!("paybell-api-{}", Ids::random().next()));
+        let store = store::connect(&format!("sqlite:{}", folder.join("store.db").display())).await.unwrap();
+        let context = Context {
+            epoch: store.epoch().await.unwrap(),
+            store: Arc::clone(&store),
+            seen: Arc::new(Memory::default()),
+            accounts: HashMap::new(),
+            clock: Arc::new(SystemClock),
+            ids: Ids::seeded(1),
+            policy: Policy::default(),
+        };
+        let answering = Answering::default();
+        assert!(answering.set(Arc::new(context)).is_ok());
+        let scopes = HashSet::from([Scope::Operate]);
+        let token = ApiToken { name: "test".to_owned(), secret: Secret::new("token", "hush"), scopes };
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let request =
+            Request::put("/v1/orders/o").header("authorization", "Bearer hush").header("content-type", "application/json");
+        tokio::time::pause();
+        let settings =
+            Settings { tokens: vec![token], parked_max: Duration::ZERO, stream_kept: Duration::ZERO, stream_clients_max: 0 };
+        let router = router(answering, settings, Arc::new(Tail::new(1)), &Shutdown::new());
+        let answer = router.oneshot(request.body(body).unwrap()).await.unwrap();
+        tokio::time::resume();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key("retry-after"));
+        store.close().await;
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn the_description_names_every_route_and_the_token() {
@@ -201,6 +252,7 @@ mod tests {
         let expected = [
             "/v1/orders",
             "/v1/orders/{id}",
+            "/v1/orders/{id}/review",
             "/v1/orders/{id}/timeline",
             "/v1/orders/{id}/stream",
             "/v1/stream",
