@@ -53,6 +53,7 @@ async fn apply_at(bench: &Bench, now: Timestamp, arrivals: &[Arrival], registrat
         events_create_orders: true,
         first_look: HashMap::from([(account(), FIRST_LOOK)]),
         destinations: vec![Arc::from("bus"), Arc::from("shop")],
+        ..Policy::default()
     };
     bench.store.apply(&Work { arrivals, registrations, ..Work::new(&policy, &bench.ids, now) }).await.unwrap()
 }
