@@ -177,8 +177,8 @@ pub fn of_event(event: &StoredEvent) -> Vec<Line> {
     std::iter::once(received(event.received_at, event)).chain(parked_line).chain(settled_line).collect()
 }
 
-fn named(event: &StoredEvent) -> Option<EventNamed> {
-    Some(EventNamed {
+fn named(event: &StoredEvent) -> EventNamed {
+    EventNamed {
         psp: event.key.psp.to_string(),
         account: event.key.account.to_string(),
         event_id: event.key.event_id.clone(),
@@ -188,7 +188,7 @@ fn named(event: &StoredEvent) -> Option<EventNamed> {
         outcome: event.outcome.as_str(),
         reason: event.reason.clone(),
         order_version: event.order_version,
-    })
+    }
 }
 
 fn received(at: Timestamp, event: &StoredEvent) -> Line {
@@ -201,12 +201,12 @@ fn received(at: Timestamp, event: &StoredEvent) -> Line {
         }
         Source::Reconciliation => (LineKind::Answered, format!("{psp}/{account} answered{fact}")),
     };
-    Line { event: named(event), ..Line::new(at, kind, text) }
+    Line { event: Some(named(event)), ..Line::new(at, kind, text) }
 }
 
 fn parked(at: Timestamp, event: &StoredEvent) -> Line {
     let text = format!("{} found no order, and waited", event.key.event_id);
-    Line { event: named(event), ..Line::new(at, LineKind::Parked, text) }
+    Line { event: Some(named(event)), ..Line::new(at, LineKind::Parked, text) }
 }
 
 fn settled(at: Timestamp, event: &StoredEvent) -> Line {
@@ -228,7 +228,7 @@ fn settled(at: Timestamp, event: &StoredEvent) -> Line {
         (Outcome::Superseded, None) => (LineKind::Superseded, format!("{id} {came_to}")),
         _ => (LineKind::SetAside, format!("{id} {came_to}")),
     };
-    Line { event: named(event), ..Line::new(at, kind, text) }
+    Line { event: Some(named(event)), ..Line::new(at, kind, text) }
 }
 
 fn changed(at: Timestamp, change: Change) -> Line {

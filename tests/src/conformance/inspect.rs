@@ -11,8 +11,13 @@ use std::time::Duration;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{PaymentEvent, PaymentState, Reference, ReferenceKind, Source};
 use paybell_worker::inbox::{Arrival, Outcome};
-use paybell_worker::store::{Applied, Moment, MomentRow, Place, Policy, Position, Positioned, Registration, Work};
-use paybell_worker::timeline::{Line, LineKind};
+use paybell_worker::order::OrderStatus;
+use paybell_worker::store::{self, Moment, MomentRow, Place, Policy, Position, Positioned, Registration, Work};
+use paybell_worker::timeline::Line;
+use paybell_worker::timeline::LineKind::{
+    self, Accepted, Answered, Applied, Asked, Changed, GivenUp, NextLook, Other, Parked, Registered, Replayed, Reviewed,
+    Superseded, Told, Waiting, Woken,
+};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -48,7 +53,7 @@ macro_rules! inspect_suite {
 /// How long a change may take to be told: others' transactions on the same server may be open that long.
 const TOLD_LIMIT: Duration = Duration::from_secs(30);
 
-async fn apply_at(bench: &Bench, now: Timestamp, arrivals: &[Arrival], registrations: &[Registration]) -> Applied {
+async fn apply_at(bench: &Bench, now: Timestamp, arrivals: &[Arrival], registrations: &[Registration]) -> store::Applied {
     let policy = Policy {
         events_create_orders: true,
         first_look: HashMap::from([(account(), FIRST_LOOK)]),
@@ -108,7 +113,7 @@ pub async fn changes_come_in_one_order_and_only_once(bench: &Bench) {
         assert_eq!(rest, all[taken + 1..], "behind {taken}");
     }
     let last = &all[11].change;
-    assert_eq!((last.from.map(|from| from.as_str()), last.order.view.status.as_str()), (Some("failed"), "paid"));
+    assert_eq!((last.from.map(OrderStatus::as_str), last.order.view.status.as_str()), (Some("failed"), "paid"));
     assert_eq!(last.order, bench.store.order("order-3").await.unwrap().unwrap());
 }
 
@@ -173,9 +178,8 @@ async fn lines(bench: &Bench, order_id: &str) -> Vec<Line> {
     moments.into_iter().map(Line::of).collect()
 }
 
-pub async fn a_timeline_tells_of_every_kind_of_row(bench: &Bench) {
-    assert_eq!(bench.store.timeline("order-1", None, 10).await.unwrap(), None);
-    assert_eq!(bench.store.timeline("order-\0", None, 10).await.unwrap(), None);
+/// Of one order, with every kind of row.
+async fn tell_a_story(bench: &Bench) {
     // A refund that finds no order, then the order, then its payment, twice, then an answer of the PSP.
     apply_at(bench, seconds(2), &[webhook(&refund("evt_r", "pi_1", "re_1", 999), seconds(1))], &[]).await;
     apply_at(bench, seconds(5), &[], &[registration("order-1", Some("pi_1"), 4999)]).await;
@@ -223,8 +227,12 @@ pub async fn a_timeline_tells_of_every_kind_of_row(bench: &Bench) {
             ))
             .await;
     }
+}
 
-    use LineKind::*;
+pub async fn a_timeline_tells_of_every_kind_of_row(bench: &Bench) {
+    assert_eq!(bench.store.timeline("order-1", None, 10).await.unwrap(), None);
+    assert_eq!(bench.store.timeline("order-\0", None, 10).await.unwrap(), None);
+    tell_a_story(bench).await;
     let lines = lines(bench, "order-1").await;
     let told: Vec<(u64, LineKind)> = lines.iter().map(|line| (line.at.since(NOW).as_secs(), line.kind)).collect();
     let look_due = 2 + FIRST_LOOK.as_secs();
@@ -273,7 +281,7 @@ pub async fn a_timeline_tells_of_every_kind_of_row(bench: &Bench) {
     let registered = holds(Registered, json!({ "operator": "test", "reason": null }));
     assert_eq!(registered, "test registered 49.99 EUR by stripe/default as pi_1");
     holds(Reviewed, json!({ "operator": "ada", "reason": "seen", "detail": { "decision": "accept" } }));
-    let changed = holds(Changed, json!({ "version": 1, "from": null, "to": lines_status(bench, 1).await, "currency": "EUR" }));
+    let changed = holds(Changed, json!({ "version": 1, "from": null, "to": status_at(bench, 1).await, "currency": "EUR" }));
     assert!(changed.starts_with("version 1: "), "{changed}");
     holds(GivenUp, json!({ "destination": "shop", "version": 2, "attempts": 12, "last_error": "no answer" }));
     holds(Waiting, json!({ "destination": "bus", "version": 2, "attempts": 3, "last_error": "refused" }));
@@ -285,7 +293,7 @@ pub async fn a_timeline_tells_of_every_kind_of_row(bench: &Bench) {
     }
 }
 
-async fn lines_status(bench: &Bench, version: i64) -> String {
+async fn status_at(bench: &Bench, version: i64) -> String {
     bench.texts(&format!("SELECT to_status FROM transitions WHERE version = {version}")).await.remove(0)
 }
 
@@ -344,12 +352,12 @@ pub async fn an_event_is_told_with_its_names_and_its_body(bench: &Bench) {
 
     bench.try_apply(&[ignored("evt_2")], &[], true).await.unwrap();
     let mut key = parked.key.clone();
-    key.event_id = "evt_2".to_owned();
+    "evt_2".clone_into(&mut key.event_id);
     let entry = bench.store.event(&key).await.unwrap().unwrap();
     assert_eq!((entry.event.outcome, &entry.event.facts), (Outcome::Ignored, &None));
     assert_eq!((entry.event.reason.as_deref(), entry.event.body_id), (Some("not a payment"), None));
     for unknown in ["evt_3", "evt_\0"] {
-        key.event_id = unknown.to_owned();
+        unknown.clone_into(&mut key.event_id);
         assert_eq!(bench.store.event(&key).await.unwrap(), None);
     }
 }

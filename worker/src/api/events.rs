@@ -23,6 +23,7 @@ const END_OF_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_000);
 
 /// An event of the inbox.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "the API's words are `event_id` and `event_type`")]
 pub(super) struct Event {
     psp: String,
     account: String,

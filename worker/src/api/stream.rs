@@ -96,12 +96,11 @@ pub(super) async fn stream_order(
     let place = Place::take(&streams)?;
     let latest = context.store.latest_change(&id).await?;
     let latest = latest.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "no such order"))?;
-    let (position, first) = match last {
-        Some(position) => (position, None),
-        None => {
-            count(1);
-            (latest.position, Some(Told::of(latest, context.epoch).frame))
-        }
+    let (position, first) = if let Some(position) = last {
+        (position, None)
+    } else {
+        count(1);
+        (latest.position, Some(Told::of(latest, context.epoch).frame))
     };
     Ok(answer(Client::new(context, streams, place, Some(id), position, first)))
 }
@@ -133,14 +132,13 @@ pub(super) async fn stream_all(
 ) -> Result<Response, Problem> {
     let last = last_event_id(&headers, query)?.map(|id| resumed(&context, &streams, id)).transpose()?;
     let place = Place::take(&streams)?;
-    let (position, first) = match last {
-        Some(position) => (position, None),
+    let (position, first) = if let Some(position) = last {
+        (position, None)
+    } else {
         // Told at once where it begins, so that a client that loses its connection before the first event misses nothing.
-        None => {
-            let now = context.clock.now();
-            let position = context.store.position().await?;
-            (position, Some(silence(StreamId::new(context.epoch, position, now))))
-        }
+        let now = context.clock.now();
+        let position = context.store.position().await?;
+        (position, Some(silence(StreamId::new(context.epoch, position, now))))
     };
     Ok(answer(Client::new(context, streams, place, None, position, first)))
 }

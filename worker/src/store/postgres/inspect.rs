@@ -24,7 +24,7 @@ use crate::store::{
 };
 
 /// The numbers are those of [`MomentKind`]. Every part finds its rows by the order's id; what is still to be told is found by the
-/// destinations of each change, because the outbox is sorted by destination.
+/// destinations of its changes, because the outbox is sorted by destination (OFFSET: the planner would read all of it).
 const MOMENTS: &str = "\
     SELECT at, version, kind, key, psp, account, id FROM (
         SELECT at, 0::bigint AS version, 0 AS kind, id::text AS key, '' AS psp, '' AS account, id::text AS id
@@ -44,10 +44,8 @@ const MOMENTS: &str = "\
         SELECT at, version, 5, destination, '', '', destination FROM notices WHERE order_id = $1
         UNION ALL
         SELECT o.next_attempt_at, o.version, 6, o.destination, '', '', o.destination
-        FROM transitions t
-        CROSS JOIN UNNEST(t.destinations) AS d(destination)
-        JOIN outbox o ON o.destination = d.destination AND o.order_id = t.order_id AND o.version = t.version
-        WHERE t.order_id = $1
+        FROM (SELECT DISTINCT UNNEST(destinations) AS destination FROM transitions WHERE order_id = $1) AS d
+        CROSS JOIN LATERAL (SELECT * FROM outbox WHERE destination = d.destination AND order_id = $1 OFFSET 0) AS o
         UNION ALL
         SELECT c.last_checked_at, 0, 7, c.psp || '/' || c.account || '/' || c.payment_id, c.psp, c.account, c.payment_id
         FROM UNNEST($2::text[], $3::text[], $4::text[]) AS p(psp, account, payment_id)

@@ -17,7 +17,7 @@ use crate::store::{
 };
 
 /// The numbers are those of [`MomentKind`]. Every part finds its rows by the order's id; what is still to be told is found by the
-/// destinations of each change, because the outbox is sorted by destination.
+/// destinations of its changes, because the outbox is sorted by destination.
 const MOMENTS: &str = "\
     SELECT at, version, kind, key, psp, account, id FROM (
         SELECT at, 0 AS version, 0 AS kind, lower(hex(id)) AS key, '' AS psp, '' AS account, lower(hex(id)) AS id
@@ -37,10 +37,8 @@ const MOMENTS: &str = "\
         SELECT at, version, 5, destination, '', '', destination FROM notices WHERE order_id = ?1
         UNION ALL
         SELECT o.next_attempt_at, o.version, 6, o.destination, '', '', o.destination
-        FROM transitions t
-        CROSS JOIN json_each(t.destinations) d
-        JOIN outbox o ON o.destination = d.value AND o.order_id = t.order_id AND o.version = t.version
-        WHERE t.order_id = ?1
+        FROM (SELECT DISTINCT j.value AS destination FROM transitions t, json_each(t.destinations) j WHERE t.order_id = ?1) d
+        CROSS JOIN outbox o ON o.destination = d.destination AND o.order_id = ?1
         UNION ALL
         SELECT c.last_checked_at, 0, 7, c.psp || '/' || c.account || '/' || c.payment_id, c.psp, c.account, c.payment_id
         FROM json_each(?2) p
