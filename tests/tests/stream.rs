@@ -369,7 +369,7 @@ async fn an_orders_versions_come_in_their_order_whoever_was_numbered_first() {
 async fn a_client_resumes_at_the_other_worker_without_hole_or_duplicate() {
     const ORDERS: usize = 8;
     const VERSIONS: i64 = 40;
-    const CHANGES: usize = 320;
+    const CHANGES: usize = ORDERS * 40;
     let bench = postgres_bench().await;
     let workers = [Worker::on(&bench.url).await, Worker::on(&bench.url).await];
     let mut events = workers[0].follow("/v1/stream", None).await;

@@ -44,7 +44,7 @@ pub struct Told {
 /// Where a client of the stream stands, as the id of an event: any process of the same database understands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamId {
-    /// The first half of the first half of the database's epoch: one in four milliards to take one history for another.
+    /// The first 32 bits of the database's epoch: one chance in four thousand million to take one history for another.
     epoch: u32,
     pub position: Position,
     /// When all changes up to the position had happened.
