@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// How long an event may take. Not a promise about speed: a bound on a test that would hang.
 const EVENT_LIMIT: Duration = Duration::from_secs(30);
@@ -37,6 +37,8 @@ impl Events {
     /// # Panics
     /// Nothing comes for half a minute, or what comes is no event stream.
     pub async fn next(&mut self) -> Option<Event> {
+        // Of the event: comments in between do not count.
+        let deadline = Instant::now() + EVENT_LIMIT;
         loop {
             while let Some(end) = self.unread.find("\n\n") {
                 let block: String = self.unread.drain(..end + 2).collect();
@@ -44,7 +46,7 @@ impl Events {
                     return Some(event);
                 }
             }
-            let bytes = timeout(EVENT_LIMIT, self.bytes()).await.expect("nothing is told")?;
+            let bytes = timeout_at(deadline, self.bytes()).await.expect("nothing is told")?;
             self.unread.push_str(std::str::from_utf8(&bytes).expect("an event is UTF-8"));
         }
     }
@@ -54,9 +56,10 @@ impl Events {
     /// # Panics
     /// As [`Events::next`], or the stream ends.
     pub async fn commented(&mut self) {
+        let deadline = Instant::now() + EVENT_LIMIT;
         let comments = self.comments;
         while self.comments == comments {
-            let bytes = timeout(EVENT_LIMIT, self.bytes()).await.expect("nothing is told").expect("the stream has ended");
+            let bytes = timeout_at(deadline, self.bytes()).await.expect("nothing is told").expect("the stream has ended");
             self.unread.push_str(std::str::from_utf8(&bytes).expect("an event is UTF-8"));
             if let Some(end) = self.unread.find("\n\n") {
                 let block: String = self.unread.drain(..end + 2).collect();
