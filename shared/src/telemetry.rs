@@ -58,6 +58,12 @@ pub const OUTBOX_OLDEST_SECONDS: &str = "paybell_outbox_oldest_seconds";
 pub const NOTICES_TOTAL: &str = "paybell_notices_total";
 /// One attempt to tell, by [`DESTINATION`].
 pub const NOTICE_SECONDS: &str = "paybell_notice_seconds";
+/// Clients that follow the stream of changes.
+pub const STREAM_CLIENTS: &str = "paybell_stream_clients";
+/// Events that clients of the stream were sent.
+pub const STREAM_EVENTS_TOTAL: &str = "paybell_stream_events_total";
+/// Parked events past their deadline, in the whole database; counted up to 10,000.
+pub const PARKED_OVERDUE: &str = "paybell_parked_overdue";
 
 pub const PSP: &str = "psp";
 pub const ACCOUNT: &str = "account";
@@ -138,6 +144,9 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "The age of the oldest change that is still to be told.");
     describe_counter!(NOTICES_TOTAL, "Attempts to tell of a change, by outcome: told, failed or given_up.");
     describe_histogram!(NOTICE_SECONDS, Unit::Seconds, "One attempt to tell of a change.");
+    describe_gauge!(STREAM_CLIENTS, "Clients that follow the stream of changes.");
+    describe_counter!(STREAM_EVENTS_TOTAL, "Events that clients of the stream were sent.");
+    describe_gauge!(PARKED_OVERDUE, "Parked events past their deadline, in the whole database; counted up to 10,000.");
     Ok(handle)
 }
 

@@ -6,4 +6,5 @@ pub mod conformance;
 pub mod receiver;
 pub mod servers;
 pub mod shop;
+pub mod sse;
 pub mod worker;

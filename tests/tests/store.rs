@@ -4,6 +4,7 @@ mod sqlite {
     use paybell_tests::conformance::store::Bench;
 
     paybell_tests::store_suite!(Bench::sqlite);
+    paybell_tests::inspect_suite!(Bench::sqlite);
 }
 
 mod postgres {
@@ -23,6 +24,7 @@ mod postgres {
     use url::Url;
 
     paybell_tests::store_suite!(bench);
+    paybell_tests::inspect_suite!(bench);
 
     async fn bench() -> Bench {
         Bench::new(servers::postgres().await.database().await).await

@@ -3,8 +3,9 @@
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
 //! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
-//! Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door; [`pulse`] says whether the
-//! database is there; [`ids`] makes random ids.
+//! Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door;
+//! [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`] counts who waits
+//! too long; [`pulse`] says whether the database is there; [`ids`] makes random ids.
 
 pub mod api;
 pub mod apply;
@@ -15,10 +16,13 @@ pub mod inbox;
 pub mod notify;
 pub mod order;
 pub mod outbox;
+pub mod overdue;
 pub mod pulse;
 pub mod reconcile;
 pub mod seen;
 pub mod store;
+pub mod tail;
+pub mod timeline;
 pub mod transport;
 
 use std::collections::HashMap;
@@ -43,6 +47,7 @@ use crate::outbox::Relay;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
 use crate::store::{ConnectError, Policy, Store};
+use crate::tail::Tail;
 use crate::transport::HttpTransport;
 
 /// Between attempts to reach a database that is not there at the start: doubled from the shortest to the longest.
@@ -74,7 +79,8 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
     let api = listener.local_addr()?;
     let answering = api::Answering::default();
     let pulse = Arc::new(Pulse::default());
-    let router = api::router(Arc::clone(&answering), config.api.tokens.clone());
+    let tail = Arc::new(Tail::new(tail::PAGES_KEPT));
+    let router = api::router(Arc::clone(&answering), api::Settings::of(config), Arc::clone(&tail), shutdown);
     serve::run("api", listener, Limits::from(&config.limits), router, shutdown);
 
     let accounts: HashMap<AccountKey, Arc<Account>> =
@@ -102,6 +108,8 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
             linger: Duration::from_millis(config.limits.batch_linger_ms),
         },
         answering,
+        tail,
+        parked_max: Duration::from_secs(config.limits.parked_max_s),
         pulse: Arc::clone(&pulse),
         shutdown: shutdown.clone(),
     };
@@ -135,6 +143,8 @@ struct Parts {
     notifiers: Vec<Notifier>,
     limits: BatchLimits,
     answering: Arc<OnceLock<Arc<Context>>>,
+    tail: Arc<Tail>,
+    parked_max: Duration,
     pulse: Arc<Pulse>,
     shutdown: Shutdown,
 }
@@ -153,6 +163,8 @@ impl Parts {
         });
         let shutdown = &self.shutdown;
         shutdown.spawn("pulse", pulse::run(Arc::clone(&context), self.pulse, shutdown.clone()));
+        shutdown.spawn("tail", tail::run(Arc::clone(&context), self.tail, shutdown.clone()));
+        shutdown.spawn("overdue", overdue::run(Arc::clone(&context), self.parked_max, shutdown.clone()));
         if let Some(queue) = self.consume {
             let reconciler = Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
             shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));

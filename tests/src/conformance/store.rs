@@ -1189,7 +1189,9 @@ pub fn registration(order: &str, payment: Option<&str>, minor: i64) -> Registrat
     }
 }
 
-fn body(bytes: &[u8]) -> Body {
+/// A webhook's bytes, received at [`NOW`].
+#[must_use]
+pub fn body(bytes: &[u8]) -> Body {
     let AccountKey { psp, account } = account();
     Body {
         psp,

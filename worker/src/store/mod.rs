@@ -30,7 +30,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
 pub use self::audit::{AuditReport, Finding};
-pub use self::inspect::{Action, CheckState, NoticeState, ParkedRow, StoredEvent, Timeline};
+pub use self::inspect::{Action, CheckState, InboxEntry, Moment, MomentKind, MomentRow, NoticeState, Place, StoredEvent};
 pub use self::outbox::{Backlog, Notice, NoticeKey, NoticeOutcome};
 pub use self::replay::{BodyPlace, Replay, Replayed, Selection, StoredBody};
 pub use self::retention::Kept;
@@ -38,6 +38,9 @@ pub use self::stream::{Position, Positioned};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
 use crate::order::{AccountKey, OrderStatus, Registers, Rules, Verdict, View};
+
+/// So many parked events are counted; that there are more says the same.
+pub const OVERDUE_COUNTED_MAX: u32 = 10_000;
 
 /// The order's truth and the inbox.
 #[async_trait]
@@ -123,15 +126,23 @@ pub trait Store: Send + Sync {
     /// The database does not answer.
     async fn changes_after(&self, order_id: Option<&str>, after: Position, limit: u32) -> Result<Vec<Positioned>, StoreError>;
 
-    /// All that is kept of an order, read in one snapshot; `None`: no such order.
+    /// The change that made an order what it is; `None`: no such order. What comes after it in the stream is what becomes of
+    /// the order later.
     ///
     /// # Errors
     /// The database does not answer.
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError>;
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError>;
+
+    /// A page of an order's moments in the order of their places, from behind `after`, read in one snapshot; `None`: no such
+    /// order.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError>;
 
     /// # Errors
     /// The database does not answer.
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError>;
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError>;
 
     /// Parked events received before `before`, oldest first, from behind `after`.
     ///
@@ -142,7 +153,13 @@ pub trait Store: Send + Sync {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError>;
+    ) -> Result<Vec<InboxEntry>, StoreError>;
+
+    /// How many parked events were received before `before`, counted up to [`OVERDUE_COUNTED_MAX`].
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError>;
 
     /// Proves invariant I11 in one snapshot; `progress` is told how many rows were looked at, of about how many.
     ///

@@ -134,7 +134,12 @@ pub(super) fn inconsistent(table: &'static str, column: &'static str, key: impl 
     StoreError::Inconsistent { table, column, key: key.to_string(), problem: problem.to_string() }
 }
 
-fn from_json<T: DeserializeOwned>(text: &str, table: &'static str, column: &'static str, key: &str) -> Result<T, StoreError> {
+pub(super) fn from_json<T: DeserializeOwned>(
+    text: &str,
+    table: &'static str,
+    column: &'static str,
+    key: &str,
+) -> Result<T, StoreError> {
     // Not the parser's words alone: they would quote the facts. Its place and category say enough.
     let problem =
         |error: serde_json::Error| format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());

@@ -30,8 +30,8 @@ use uuid::Uuid;
 
 use self::errors::{classify, timed_out};
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow,
-    Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, InboxEntry, Kept, Moment, Notice, NoticeKey,
+    NoticeOutcome, Place, Position, Positioned, Selection, Store, StoreError, StoredBody, StoredOrder, Work,
 };
 use crate::order::OrderStatus;
 
@@ -124,8 +124,7 @@ impl Store for Postgres {
     }
 
     async fn order(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
-        if id.contains('\0') {
-            // No text of PostgreSQL holds one: there is no such order, and asking would be an error.
+        if cannot_be(id) {
             return Ok(None);
         }
         self.read(async |connection| read::order(connection, id).await).await
@@ -176,11 +175,24 @@ impl Store for Postgres {
         self.read(async |connection| stream::changes_after(connection, order_id, after, limit).await).await
     }
 
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
-        self.read(async |connection| inspect::timeline(connection, order_id).await).await
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError> {
+        if cannot_be(order_id) {
+            return Ok(None);
+        }
+        self.read(async |connection| stream::latest_change(connection, order_id).await).await
     }
 
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError> {
+        if cannot_be(order_id) {
+            return Ok(None);
+        }
+        self.read(async |connection| inspect::timeline(connection, order_id, after, limit).await).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError> {
+        if [&*key.psp, &*key.account, &*key.event_id].into_iter().any(cannot_be) {
+            return Ok(None);
+        }
         self.read(async |connection| inspect::event(connection, key).await).await
     }
 
@@ -189,8 +201,12 @@ impl Store for Postgres {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError> {
+    ) -> Result<Vec<InboxEntry>, StoreError> {
         self.read(async |connection| inspect::parked(connection, before, after, limit).await).await
+    }
+
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError> {
+        self.read(async |connection| inspect::overdue(connection, before).await).await
     }
 
     async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
@@ -209,6 +225,11 @@ impl Store for Postgres {
         // Whoever does not give its connection back in time loses it with the process.
         let _ = timeout(CLOSE_TIMEOUT, self.pool.close()).await;
     }
+}
+
+/// No text of `PostgreSQL` holds a NUL: nothing has such an id, and asking for it would be an error.
+fn cannot_be(id: &str) -> bool {
+    id.contains('\0')
 }
 
 /// On a connection of its own, which ends with it: a lock that an error leaves behind goes with the connection.

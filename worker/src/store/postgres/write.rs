@@ -49,12 +49,16 @@ const UPDATE_ORDERS: &str = "\
         AS w(id, status, view, registers, version, review_since, updated_at, previous_version)
     WHERE o.id = w.id AND o.version = w.previous_version";
 
+/// A transaction that was numbered first may get its order last: the number that the stream sorts by is not below that of
+/// the order's version before. It is of one that has ended, so nothing becomes visible behind a reader.
 const INSERT_TRANSITIONS: &str = "\
-    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, review_since, destinations)
-    SELECT order_id, version, id, from_status, to_status, at, view::json, review_since, $9::text[]
+    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, review_since, destinations, xid)
+    SELECT w.order_id, w.version, w.id, w.from_status, w.to_status, w.at, w.view::json, w.review_since, $9::text[],
+        greatest(pg_current_xact_id(), earlier.xid)
     FROM UNNEST($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::timestamptz[])
         AS w(order_id, version, id, from_status, to_status, at, view, review_since)
-    ORDER BY order_id";
+    LEFT JOIN transitions AS earlier ON earlier.order_id = w.order_id AND earlier.version = w.version - 1
+    ORDER BY w.order_id";
 
 const INSERT_OUTBOX: &str = "\
     INSERT INTO outbox (destination, order_id, version, at, next_attempt_at)

@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 use super::rows::writes_nothing;
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome,
-    ParkedRow, Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, InboxEntry, Kept, Moment, Notice,
+    NoticeKey, NoticeOutcome, Place, Position, Positioned, Selection, Store, StoreError, StoredBody, StoredOrder, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::order::OrderStatus;
@@ -170,11 +170,15 @@ impl Store for Sqlite {
         stream::changes_after(&mut *self.readers.acquire().await.map_err(classify)?, order_id, after, limit).await
     }
 
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
-        inspect::timeline(&mut *self.readers.acquire().await.map_err(classify)?, order_id).await
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError> {
+        stream::latest_change(&mut *self.readers.acquire().await.map_err(classify)?, order_id).await
     }
 
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError> {
+        inspect::timeline(&mut *self.readers.acquire().await.map_err(classify)?, order_id, after, limit).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError> {
         inspect::event(&mut *self.readers.acquire().await.map_err(classify)?, key).await
     }
 
@@ -183,8 +187,12 @@ impl Store for Sqlite {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError> {
+    ) -> Result<Vec<InboxEntry>, StoreError> {
         inspect::parked(&mut *self.readers.acquire().await.map_err(classify)?, before, after, limit).await
+    }
+
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError> {
+        inspect::overdue(&mut *self.readers.acquire().await.map_err(classify)?, before).await
     }
 
     async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
