@@ -26,7 +26,7 @@ use paybell_worker::ids::Ids;
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::store::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow, Policy,
-    Position, Positioned, Registered, Registration, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline,
+    Position, Positioned, Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline,
     Work,
 };
 use paybell_worker::{seen, store};
@@ -215,8 +215,8 @@ impl Store for FailingStore {
         self.store.parked(before, after, limit).await
     }
 
-    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
-        self.store.audit(progress).await
+    async fn audit(&self, scope: Scope<'_>, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        self.store.audit(scope, progress).await
     }
 
     async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {

@@ -1,0 +1,424 @@
+//! An order is what its facts and the shop say, shows it at its version, and every change of it is told once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::{PaymentEvent, ReferenceKind};
+use serde::Deserialize;
+
+use super::{Audit, Dialect, Frozen, Row, StoreError, arm};
+use crate::apply::{reference_key, references};
+use crate::inbox::Outcome;
+use crate::order::{AccountKey, Registers, View};
+use crate::store::{ActionKind, ReferenceKey};
+
+// What belongs to an order, in the order in which it is read.
+const ORDER: usize = 0;
+const NAME: usize = 1;
+const ACTION: usize = 2;
+const EVENT: usize = 3;
+const TRANSITION: usize = 4;
+const WAITING: usize = 5;
+const TOLD: usize = 6;
+
+pub(super) async fn walk(frozen: &mut Frozen<'_>, audit: &mut Audit<'_>) -> Result<(), StoreError> {
+    let mut group: Option<Group> = None;
+    let sql = sql(frozen.dialect());
+    frozen
+        .each(sql, &mut |row| {
+            audit.step();
+            if group.as_ref().is_none_or(|group| group.id != row.key(0))
+                && let Some(ended) = group.replace(Group::new(row.key(0)))
+            {
+                ended.end(audit);
+            }
+            let Some(group) = &mut group else { return };
+            match row.part(1) {
+                ORDER => group.order(row, audit),
+                NAME => group.name(row, audit),
+                ACTION => group.action(row, audit),
+                EVENT => group.event(row, audit),
+                TRANSITION => group.transition(row, audit),
+                WAITING => group.tell(row, "waits to be told", audit),
+                _ => group.tell(row, "was told", audit),
+            }
+        })
+        .await?;
+    if let Some(last) = group {
+        last.end(audit);
+    }
+    let twice = format!(
+        "SELECT order_id, version, {} FROM (
+             SELECT order_id, version, id, count(*) OVER (PARTITION BY id) AS uses FROM transitions
+         ) t WHERE uses > 1 ORDER BY order_id, version",
+        frozen.dialect().id("id")
+    );
+    frozen
+        .each(twice, &mut |row| {
+            let key = format!("{} v{}", row.key(0), row.integer(1).unwrap_or_default());
+            audit.find("transitions", key, "another transition has its id");
+        })
+        .await
+}
+
+fn sql(dialect: Dialect) -> String {
+    let millis = |column| dialect.millis(column);
+    let (width, one) = ((5, 3), |part, texts: &[&str], integers: &[&str]| arm("order_id", part, texts, integers, (5, 3)));
+    let (review_since, updated_at, at) = (millis("review_since"), millis("updated_at"), millis("at"));
+    let view = "CAST(view AS text)";
+    let has_check = "CASE WHEN c.payment_id IS NOT NULL THEN 1 ELSE 0 END";
+    let arms = [
+        arm(
+            "id AS order_id",
+            ORDER,
+            &["status", view, "CAST(registers AS text)"],
+            &["version", &review_since, &updated_at],
+            width,
+        ) + " FROM orders",
+        arm("r.order_id", NAME, &["r.psp", "r.account", "r.kind", "r.value"], &["CAST(0 AS bigint)", has_check], width)
+            + " FROM refs r LEFT JOIN checks c
+                ON r.kind = 'payment' AND c.psp = r.psp AND c.account = r.account AND c.payment_id = r.value
+                WHERE r.order_id IS NOT NULL",
+        one(ACTION, &["kind", "CAST(detail AS text)", &dialect.id("id")], &[]) + " FROM actions",
+        one(
+            EVENT,
+            &["psp", "account", "event_id", "CAST(facts AS text)", "outcome"],
+            &["order_version", "CAST(foreign_mode AS integer)", &millis("taken_at")],
+        ) + " FROM events WHERE order_id IS NOT NULL",
+        one(TRANSITION, &["from_status", "to_status", view, &dialect.list("destinations")], &["version", &at, &review_since])
+            + " FROM transitions",
+        one(WAITING, &["destination"], &["version"]) + " FROM outbox",
+        one(TOLD, &["destination"], &["version"]) + " FROM notices",
+    ];
+    // The version is the first integer.
+    let names = "order_id, part, a, b, c, d, e, n, o, p";
+    format!("WITH w ({names}) AS ({}) SELECT {names} FROM w ORDER BY order_id, part, n", arms.join(" UNION ALL "))
+}
+
+/// What was registered, as an action keeps it.
+#[derive(Deserialize)]
+struct Registered {
+    psp: Arc<str>,
+    account: Arc<str>,
+    payment_id: Option<String>,
+    amount: i64,
+    currency: String,
+}
+
+/// An order's own row.
+struct Shown {
+    status: String,
+    version: i64,
+    review_since: Option<i64>,
+    updated_at: Option<i64>,
+    /// As it is stored; `None` where it cannot be read.
+    view: Option<View>,
+    registers: Option<Registers>,
+}
+
+/// An order and everything that belongs to it.
+struct Group {
+    id: String,
+    order: Option<Shown>,
+    /// The names that lead to it, and whether each has a row among the checks.
+    names: HashMap<ReferenceKey, bool>,
+    registered: Vec<Registered>,
+    /// The registers as they come of the facts; `None` where some cannot be read.
+    rebuilt: Option<Registers>,
+    /// Payments that somebody spoke of.
+    payments: BTreeSet<(AccountKey, String)>,
+    transitions: i64,
+    last: Option<Last>,
+    /// Made before a transition kept whom it is told to (version 1 of the schema, which also kept no actions).
+    is_old: bool,
+    /// By version and destination: how often it is told, or waits to be.
+    told: BTreeMap<(i64, String), u32>,
+}
+
+/// The last transition so far.
+struct Last {
+    version: i64,
+    to: Option<String>,
+    view: Option<View>,
+    at: Option<i64>,
+    review_since: Option<i64>,
+}
+
+impl Group {
+    fn new(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            order: None,
+            names: HashMap::new(),
+            registered: Vec::new(),
+            rebuilt: None,
+            payments: BTreeSet::new(),
+            transitions: 0,
+            last: None,
+            is_old: false,
+            told: BTreeMap::new(),
+        }
+    }
+
+    fn order(&mut self, row: &Row, audit: &mut Audit<'_>) {
+        let view = self.view(row.key(3), audit);
+        let registers: Option<Registers> = match serde_json::from_str(row.key(4)) {
+            Ok(registers) => Some(registers),
+            Err(error) => {
+                audit.find("order", &self.id, format!("its registers cannot be read ({:?} error)", error.classify()));
+                None
+            }
+        };
+        self.rebuilt = registers.as_ref().map(without_facts);
+        self.order = Some(Shown {
+            status: row.key(2).to_owned(),
+            version: row.integer(7).unwrap_or_default(),
+            review_since: row.integer(8),
+            updated_at: row.integer(9),
+            view,
+            registers,
+        });
+    }
+
+    fn view(&self, text: &str, audit: &mut Audit<'_>) -> Option<View> {
+        let problem = |error: &serde_json::Error| format!("a view of it cannot be read ({:?} error)", error.classify());
+        serde_json::from_str(text).inspect_err(|error| audit.find("order", &self.id, problem(error))).ok()
+    }
+
+    fn name(&mut self, row: &Row, audit: &mut Audit<'_>) {
+        let (psp, account, kind, value) = (row.key(2), row.key(3), row.key(4), row.key(5));
+        let shown = if psp.is_empty() { format!("{kind} {value}") } else { format!("{psp}/{account} {kind} {value}") };
+        if self.order.is_none() {
+            audit.find("names", &shown, format!("it leads to {}, which does not exist", self.id));
+        }
+        let Some(kind) = ReferenceKind::parse(kind) else {
+            audit.find("names", &shown, "it is of no kind that is known");
+            return;
+        };
+        if kind == ReferenceKind::Order && value != self.id {
+            audit.find("names", &shown, format!("it leads to {}, which has another name", self.id));
+        }
+        let key = ReferenceKey { psp: psp.into(), account: account.into(), kind, value: value.to_owned() };
+        self.names.insert(key, row.integer(8) == Some(1));
+    }
+
+    fn action(&mut self, row: &Row, audit: &mut Audit<'_>) {
+        let kind = row.key(2);
+        let key = format!("{}: action {}", self.id, uuid::Uuid::parse_str(row.key(4)).unwrap_or_default());
+        if self.order.is_none() {
+            audit.find("registered", key, "its order does not exist");
+            return;
+        }
+        if ![ActionKind::Registered, ActionKind::Reviewed, ActionKind::Replayed].map(ActionKind::as_str).contains(&kind) {
+            audit.find("registered", key, format!("{kind:?} is no kind of action"));
+            return;
+        }
+        if kind != ActionKind::Registered.as_str() {
+            return;
+        }
+        let Ok(registered) = serde_json::from_str::<Registered>(row.key(3)) else {
+            audit.find("registered", key, "what was registered cannot be read");
+            return;
+        };
+        let Registered { psp, account, payment_id, amount, currency } = &registered;
+        let registers = self.order.as_ref().and_then(|order| order.registers.as_ref());
+        let expects = |registers: &Registers| {
+            registers.expected.is_some_and(|money| money.minor == *amount && money.currency.to_string() == *currency)
+        };
+        let of = AccountKey { psp: Arc::clone(psp), account: Arc::clone(account) };
+        if registers.is_some_and(|registers| !expects(registers)) {
+            audit.find("registered", &key, "the order expects something else than was registered");
+        }
+        if registers.is_some_and(|registers| registers.accounts.binary_search(&of).is_err()) {
+            audit.find("registered", &key, format!("the order does not know the account {psp}/{account}"));
+        }
+        let payment = payment_id.as_deref().map(|id| (ReferenceKind::Payment, id));
+        for (kind, value) in payment.into_iter().chain([(ReferenceKind::Order, &*self.id)]) {
+            self.leads_here(&reference_key(psp, account, kind, value), &key, audit);
+        }
+        self.payments.extend(payment_id.iter().map(|id| (of.clone(), id.clone())));
+        self.registered.push(registered);
+    }
+
+    fn leads_here(&self, name: &ReferenceKey, key: &str, audit: &mut Audit<'_>) {
+        if !self.names.contains_key(name) {
+            let of = if name.psp.is_empty() { String::new() } else { format!("{}/{} ", name.psp, name.account) };
+            let problem = format!("its name {of}{} {} does not lead to {}", name.kind.as_str(), name.value, self.id);
+            audit.find("names", key, problem);
+        }
+    }
+
+    fn event(&mut self, row: &Row, audit: &mut Audit<'_>) {
+        let key = format!("{}/{}/{}", row.key(2), row.key(3), row.key(4));
+        let Some(order) = &self.order else {
+            audit.find("outcome", key, format!("its order {} does not exist", self.id));
+            return;
+        };
+        let version = row.integer(7);
+        if version.is_some_and(|version| !(1..=order.version).contains(&version)) {
+            let problem = format!("its order {} was never at version {}", self.id, version.unwrap_or_default());
+            audit.find("outcome", &key, problem);
+        }
+        let is_fact = row.text(6).and_then(Outcome::parse).is_some_and(|o| matches!(o, Outcome::Applied | Outcome::Superseded));
+        let Some(event) = row.text(5).and_then(|facts| serde_json::from_str::<PaymentEvent>(facts).ok()) else {
+            // Named by the walk over the events.
+            self.rebuilt = None;
+            return;
+        };
+        if !is_fact {
+            return;
+        }
+        for name in references(&event) {
+            self.leads_here(&name, &key, audit);
+        }
+        let of = AccountKey { psp: Arc::clone(&event.key.psp), account: Arc::clone(&event.key.account) };
+        self.payments.insert((of, event.payment_id.clone()));
+        if let Some(rebuilt) = &mut self.rebuilt {
+            rebuilt.join(&event, row.integer(8) == Some(1));
+        }
+    }
+
+    fn transition(&mut self, row: &Row, audit: &mut Audit<'_>) {
+        let version = row.integer(7).unwrap_or_default();
+        let key = format!("{} v{version}", self.id);
+        if self.order.is_none() {
+            if self.last.is_none() {
+                audit.find("transitions", &self.id, "it has transitions, and does not exist");
+            }
+        } else if version != self.transitions + 1 {
+            audit.find("transitions", format!("{} v{}", self.id, self.transitions + 1), "it is not there");
+        }
+        let (from, to) = (row.text(2), row.text(3));
+        let before = self.last.as_ref().and_then(|last| last.to.as_deref());
+        // After a gap, who stood there is not known.
+        if version == self.transitions + 1 && from != before {
+            let (from, before) = (from.unwrap_or("nothing"), before.unwrap_or("nothing"));
+            audit.find("transitions", &key, format!("it comes from {from}, where {before} was before"));
+        }
+        let view = self.view(row.key(4), audit);
+        let review_since = row.integer(9);
+        if let Some(view) = &view {
+            if Some(view.status.as_str()) != to {
+                audit.find("transitions", &key, "it leads to another status than its view shows");
+            }
+            if row.text(5).is_some() && view.review.is_some() != review_since.is_some() {
+                audit.find("transitions", &key, "its review and since when it stands do not agree");
+            }
+        }
+        match row.text(5).map(serde_json::from_str::<Vec<String>>) {
+            None => self.is_old = true,
+            Some(Ok(destinations)) => self.told.extend(destinations.into_iter().map(|name| ((version, name), 0))),
+            Some(Err(_)) => audit.find("told", &key, "whom it is told to cannot be read"),
+        }
+        self.transitions = version;
+        self.last = Some(Last { version, to: to.map(str::to_owned), view, at: row.integer(8), review_since });
+    }
+
+    fn tell(&mut self, row: &Row, how: &str, audit: &mut Audit<'_>) {
+        let (version, destination) = (row.integer(7).unwrap_or_default(), row.key(2).to_owned());
+        match self.told.get_mut(&(version, destination.clone())) {
+            Some(times) => *times += 1,
+            None => {
+                let key = format!("{} v{version} → {destination}", self.id);
+                audit.find("told", key, format!("it {how}, and no transition is to be told there"));
+            }
+        }
+    }
+
+    fn end(self, audit: &mut Audit<'_>) {
+        for ((version, destination), times) in &self.told {
+            let key = format!("{} v{version} → {destination}", self.id);
+            match times {
+                1 => {}
+                0 => audit.find("told", key, "it was not told, and does not wait to be"),
+                _ => audit.find("told", key, "it was told, and still waits to be"),
+            }
+        }
+        let Some(order) = &self.order else { return };
+        self.end_of_transitions(order, audit);
+        self.end_of_facts(order, audit);
+        self.end_of_registrations(order, audit);
+    }
+
+    fn end_of_transitions(&self, order: &Shown, audit: &mut Audit<'_>) {
+        let version = order.version;
+        let Some(last) = self.last.as_ref().filter(|last| last.version == version) else {
+            let found = self.last.as_ref().map_or(0, |last| last.version);
+            audit.find("transitions", format!("{} v{version}", self.id), format!("it is not there; the last one is v{found}"));
+            return;
+        };
+        let key = format!("{} v{version}", self.id);
+        if last.view.is_some() && order.view.is_some() && last.view != order.view {
+            audit.find("transitions", &key, "it does not show the order as the order's own row does");
+        }
+        if last.at != order.updated_at {
+            audit.find("transitions", &key, "the order was not changed when it happened");
+        }
+        if !self.is_old && last.review_since != order.review_since {
+            audit.find("transitions", &key, "its review and the order's do not stand since the same time");
+        }
+    }
+
+    fn end_of_facts(&self, order: &Shown, audit: &mut Audit<'_>) {
+        if let Some(view) = &order.view {
+            if view.status.as_str() != order.status {
+                audit.find("order", &self.id, format!("its status is {}, its view shows {}", order.status, view.status.as_str()));
+            }
+            if view.review.is_some() != order.review_since.is_some() {
+                audit.find("order", &self.id, "its review and since when it stands do not agree");
+            }
+        }
+        let (Some(rebuilt), Some(stored)) = (&self.rebuilt, &order.registers) else { return };
+        if rebuilt != stored {
+            audit.find("order", &self.id, "its registers are not what its facts amount to");
+        } else if order.view.as_ref().is_some_and(|view| *view != shown(stored, audit)) {
+            audit.find("order", &self.id, "it is not shown as its facts amount to");
+        }
+        for payment in rebuilt_payments(rebuilt, audit) {
+            let (of, payment_id) = &payment;
+            let key = format!("{}/{}/{payment_id}", of.psp, of.account);
+            if !self.is_old && !self.payments.contains(&payment) {
+                audit.find("order", &self.id, format!("nobody spoke of its payment {key}"));
+            }
+            let name = reference_key(&of.psp, &of.account, ReferenceKind::Payment, payment_id);
+            if audit.scope.policy.first_look.contains_key(of) && self.names.get(&name) == Some(&false) {
+                audit.find("checks", key, "its PSP can be asked about it, and never will be");
+            }
+        }
+    }
+
+    fn end_of_registrations(&self, order: &Shown, audit: &mut Audit<'_>) {
+        let Some(registers) = &order.registers else { return };
+        if self.is_old {
+            return;
+        }
+        if registers.expected.is_some() && self.registered.is_empty() {
+            audit.find("registered", &self.id, "nobody registered what it expects");
+        }
+        for AccountKey { psp, account } in &registers.accounts {
+            if !self.registered.iter().any(|action| action.psp == *psp && action.account == *account) {
+                audit.find("registered", &self.id, format!("nobody registered its account {psp}/{account}"));
+            }
+        }
+    }
+}
+
+fn shown(registers: &Registers, _: &Audit<'_>) -> View {
+    registers.view()
+}
+
+fn rebuilt_payments(registers: &Registers, audit: &Audit<'_>) -> Vec<(AccountKey, String)> {
+    shown(registers, audit).payments.into_iter().map(|payment| (payment.account, payment.payment_id)).collect()
+}
+
+/// TO BE REPLACED by `Registers::without_facts`.
+fn without_facts(registers: &Registers) -> Registers {
+    let mut value = serde_json::to_value(registers).unwrap_or_default();
+    for payment in value["payments"].as_array_mut().into_iter().flatten() {
+        if let Some(fields) = payment.as_object_mut() {
+            fields.retain(|name, _| ["psp", "account", "payment_id"].contains(&&**name));
+        }
+    }
+    serde_json::from_value(value).unwrap_or_default()
+}
