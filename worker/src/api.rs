@@ -3,6 +3,7 @@
 //! One route a function; their description (`GET /v1/openapi.json`) is generated from them. Every request carries a bearer token.
 
 mod problem;
+mod review;
 mod wire;
 
 use std::sync::{Arc, OnceLock};
@@ -91,6 +92,7 @@ fn documented() -> OpenApiRouter {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(register_order, get_order))
         .routes(routes!(list_orders))
+        .routes(routes!(review::decide_review))
         .routes(routes!(get_balance))
 }
 
@@ -300,7 +302,7 @@ mod tests {
     fn the_description_names_every_route_and_the_token() {
         let json = serde_json::to_value(openapi()).unwrap();
         let paths: HashSet<&str> = json["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(paths, HashSet::from(["/v1/orders", "/v1/orders/{id}", "/v1/balance"]));
+        assert_eq!(paths, HashSet::from(["/v1/orders", "/v1/orders/{id}", "/v1/orders/{id}/review", "/v1/balance"]));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
     }
 }

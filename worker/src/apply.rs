@@ -14,19 +14,26 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use paybell_shared::clock::Timestamp;
-use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
+use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
 
 use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
-use crate::order::{AccountKey, Registers};
+use crate::order::{self, AccountKey, Registers};
 use crate::store::{
     ActionKind, ActionWrite, BodyWrite, BookKey, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan,
-    ReferenceKey, Registered, Registration, RegistrationConflict, Snapshot, StoredOrder, Transition, Wanted, WokenEvent, Work,
+    ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Transition, Wanted,
+    WokenEvent, Work,
 };
 
 const HOUR_MS: i64 = 3_600_000;
+
+/// From a webhook that contradicts what is known to the question what is true: what came with it may still be on its way.
+const DOUBT_AFTER_WEBHOOK: Duration = Duration::from_secs(2);
+/// From an answer that does not end the doubt to the next question: a PSP's API may lag behind its own webhooks.
+const DOUBT_AFTER_ANSWER: Duration = Duration::from_mins(1);
 
 /// The keys and references that the store must look up and lock before [`plan`] can decide.
 #[must_use]
@@ -41,6 +48,7 @@ pub fn wanted(work: &Work<'_>) -> Wanted {
     for registration in work.registrations {
         wanted.references.extend(registration_references(registration));
     }
+    wanted.references.extend(work.reviews.iter().map(|review| order_reference(&review.order_id)));
     wanted
 }
 
@@ -49,6 +57,7 @@ pub fn wanted(work: &Work<'_>) -> Wanted {
 pub fn plan(work: &Work<'_>, snapshot: &Snapshot, ids: &Ids) -> Decision {
     let mut planner = Planner::new(work, snapshot, ids);
     planner.registrations();
+    planner.reviews();
     planner.arrivals();
     planner.resolve();
     planner.finish()
@@ -64,6 +73,10 @@ fn registration_references(registration: &Registration) -> impl Iterator<Item = 
     let key = |kind, value: &str| reference_key(psp, account, kind, value);
     let payment = registration.payment_id.as_deref().map(|id| key(ReferenceKind::Payment, id));
     std::iter::once(key(ReferenceKind::Order, &registration.order_id)).chain(payment)
+}
+
+fn order_reference(order_id: &str) -> ReferenceKey {
+    ReferenceKey { psp: "".into(), account: "".into(), kind: ReferenceKind::Order, value: order_id.to_owned() }
 }
 
 /// The merchant's own order ids are one space for all accounts, so that all who name an order meet at one row.
@@ -109,6 +122,8 @@ struct Planner<'a> {
     /// Keys of this work that were met before, with what they say.
     met: HashMap<&'a EventKey, KnownEvent>,
     refused: Vec<Option<RegistrationConflict>>,
+    /// In the order of the work; `None`: decided.
+    reviewed: Vec<Option<Reviewed>>,
     first_looks: HashSet<(AccountKey, String)>,
 }
 
@@ -125,6 +140,7 @@ impl<'a> Planner<'a> {
             links: BTreeMap::new(),
             met: HashMap::new(),
             refused: Vec::new(),
+            reviewed: Vec::new(),
             first_looks: HashSet::new(),
         }
     }
@@ -175,6 +191,31 @@ impl<'a> Planner<'a> {
         for reference in references {
             self.links.insert(reference, id.clone());
         }
+        Ok(())
+    }
+
+    /// A decision is a fact of its own, tied to the picture that it was made on: the one that stands now, under the lock.
+    fn reviews(&mut self) {
+        for review in self.work.reviews {
+            let reviewed = self.review(review).err();
+            self.reviewed.push(reviewed);
+        }
+    }
+
+    /// The answer, if nothing is decided.
+    fn review(&mut self, review: &Review) -> Result<(), Reviewed> {
+        let Review { order_id, verdict, reason, operator } = review;
+        if !self.exists(order_id) {
+            return Err(Reviewed::NoSuchOrder);
+        }
+        let (at, rules) = (self.work.now, &self.work.policy.rules);
+        let registers = self.order_mut(order_id);
+        let saw = registers.open_review(rules).ok_or(Reviewed::NotUnderReview)?;
+        let detail = serde_json::json!({ "decision": verdict, "saw": saw });
+        let (verdict, reason, operator) = (*verdict, reason.clone(), operator.clone());
+        registers.decide(order::Decision { at, verdict, reason: reason.clone(), operator: operator.clone(), saw });
+        let (id, order_id, kind) = (self.ids.next(), order_id.clone(), ActionKind::Reviewed);
+        self.plan.actions.push(ActionWrite { id, order_id, kind, operator, reason: Some(reason), at, detail });
         Ok(())
     }
 
@@ -371,7 +412,21 @@ impl<'a> Planner<'a> {
             && self.first_looks.insert((account.clone(), payment_id.to_owned()))
         {
             let next_check_at = self.work.now.plus(*delay);
-            self.plan.checks.push(CheckWrite { account: account.clone(), payment_id: payment_id.to_owned(), next_check_at });
+            let (account, payment_id) = (account.clone(), payment_id.to_owned());
+            self.plan.checks.push(CheckWrite { account, payment_id, next_check_at, in_doubt: false });
+        }
+    }
+
+    /// Has the PSP asked about payments of a changed order whose facts are in doubt. An answer that leaves a doubt is not
+    /// followed by the next question at once: two looks that agree must be apart in time.
+    fn doubts(&mut self, registers: &Registers) {
+        let from_answer = |row: &InboxRow| row.source == Source::Reconciliation;
+        let is_answer = self.work.arrivals.iter().flat_map(|arrival| &arrival.rows).any(from_answer);
+        let next_check_at = self.work.now.plus(if is_answer { DOUBT_AFTER_ANSWER } else { DOUBT_AFTER_WEBHOOK });
+        for (account, payment_id) in registers.in_doubt() {
+            if self.work.policy.first_look.contains_key(&account) {
+                self.plan.checks.push(CheckWrite { account, payment_id, next_check_at, in_doubt: true });
+            }
         }
     }
 
@@ -394,9 +449,10 @@ impl<'a> Planner<'a> {
         let mut current: HashMap<String, StoredOrder> = HashMap::new();
         for (id, registers) in std::mem::take(&mut self.orders) {
             let known = self.snapshot.orders.get(&id);
-            let write = order_write(&id, registers, known, self.work.now, self.ids);
+            let write = order_write(&id, registers, known, self.work, self.ids);
             current.insert(id, write.stored.clone());
             if known.is_none_or(|known| known.registers != write.registers) {
+                self.doubts(&write.registers);
                 self.plan.orders.push(write);
             }
         }
@@ -410,6 +466,11 @@ impl<'a> Planner<'a> {
         self.plan.destinations.clone_from(&self.work.policy.destinations);
         let is_new = |(reference, _): &(ReferenceKey, String)| !matches!(self.snapshot.references.get(reference), Some(Some(_)));
         self.plan.links = self.links.into_iter().filter(is_new).collect();
+        let answers = self.work.reviews.iter().zip(self.reviewed).filter_map(|(review, reviewed)| {
+            // A decided order is always among those that became something.
+            reviewed.or_else(|| Some(Reviewed::Decided(Box::new(current.get(&review.order_id)?.clone()))))
+        });
+        self.plan.applied.reviews = answers.collect();
         self.plan.applied.registrations = registered(self.work, self.snapshot, self.refused, &current);
         self.plan.applied.orders = current.iter().map(|(id, stored)| (id.clone(), stored.view.status)).collect();
         self.plan.applied.woken = self.plan.woken.len();
@@ -447,8 +508,8 @@ fn beside(row: &InboxRow) -> InboxRow {
     }
 }
 
-fn order_write(id: &str, registers: Registers, known: Option<&OrderRow>, now: Timestamp, ids: &Ids) -> OrderWrite {
-    let view = registers.view();
+fn order_write(id: &str, registers: Registers, known: Option<&OrderRow>, work: &Work<'_>, ids: &Ids) -> OrderWrite {
+    let (view, now) = (registers.view(&work.policy.rules), work.now);
     let previous = known.map(|row| &row.stored);
     let previous_version = previous.map_or(0, |stored| stored.version);
     if let Some(stored) = previous

@@ -37,7 +37,7 @@ pub use self::retention::Kept;
 pub use self::stream::{Position, Positioned};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
-use crate::order::{AccountKey, OrderStatus, Registers, View};
+use crate::order::{AccountKey, OrderStatus, Registers, Rules, Verdict, View};
 
 /// The order's truth and the inbox.
 #[async_trait]
@@ -191,6 +191,7 @@ pub enum StoreError {
 pub struct Work<'a> {
     pub arrivals: &'a [Arrival],
     pub registrations: &'a [Registration],
+    pub reviews: &'a [Review],
     pub replays: &'a [Replay],
     /// Nothing is written: what would be done.
     pub dry_run: bool,
@@ -204,7 +205,7 @@ impl<'a> Work<'a> {
     /// Nothing to do yet.
     #[must_use]
     pub const fn new(policy: &'a Policy, ids: &'a Ids, now: Timestamp) -> Self {
-        Self { arrivals: &[], registrations: &[], replays: &[], dry_run: false, now, ids, policy }
+        Self { arrivals: &[], registrations: &[], reviews: &[], replays: &[], dry_run: false, now, ids, policy }
     }
 }
 
@@ -217,6 +218,8 @@ pub struct Policy {
     pub first_look: HashMap<AccountKey, Duration>,
     /// Who is told of every change of an order.
     pub destinations: Vec<Arc<str>>,
+    /// What an order is judged by.
+    pub rules: Rules,
 }
 
 /// The shop's word about an order: `PUT /v1/orders/{id}`.
@@ -229,6 +232,24 @@ pub struct Registration {
     pub expires_at: Option<Timestamp>,
     /// The name of the API token.
     pub operator: String,
+}
+
+/// A person's word about an order under review: `POST /v1/orders/{id}/review`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Review {
+    pub order_id: String,
+    pub verdict: Verdict,
+    pub reason: String,
+    /// The name of the API token.
+    pub operator: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reviewed {
+    /// It is decided; the order may still be under review for another reason.
+    Decided(Box<StoredOrder>),
+    NotUnderReview,
+    NoSuchOrder,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -255,6 +276,8 @@ pub struct Applied {
     pub events: Vec<(EventKey, Option<Outcome>)>,
     /// In the order of the work.
     pub registrations: Vec<Registered>,
+    /// In the order of the work.
+    pub reviews: Vec<Reviewed>,
     /// In the order of the work.
     pub replays: Vec<Replayed>,
     /// The orders that the work was about, and where they stand now.
@@ -452,12 +475,15 @@ pub struct Transition {
     pub at: Timestamp,
 }
 
-/// A payment that has a first look at its PSP from now on, unless it has one.
+/// A payment that its PSP is to be asked about.
 #[derive(Debug)]
 pub struct CheckWrite {
     pub account: AccountKey,
     pub payment_id: String,
     pub next_check_at: Timestamp,
+    /// Its facts are in doubt: a look that is planned for later, or that is under way, does not answer this. A first look is
+    /// planned only where there is none yet.
+    pub in_doubt: bool,
 }
 
 /// A line of the books: how many events of an hour ended how.
