@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{config, demo, send, serve, verify};
+use paybell::commands::{audit, config, demo, send, serve, verify};
 use paybell::output::Outcome;
 
 /// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
@@ -24,6 +24,8 @@ enum Command {
     Send(send::Args),
     /// Verify a webhook: the verdict, or exactly why not
     Verify(verify::Args),
+    /// Hold every row of the database against the others: do the books balance?
+    Audit(audit::Args),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -42,6 +44,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Send(args) => exit(send::run(args).await),
         Command::Verify(args) => exit(verify::run(args)),
+        Command::Audit(args) => exit(audit::run(args).await),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
     };
     outcome.unwrap_or_else(|failure| {

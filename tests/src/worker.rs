@@ -26,8 +26,8 @@ use paybell_worker::ids::Ids;
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::store::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow, Policy,
-    Position, Positioned, Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline,
-    Work,
+    Position, Positioned, Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder,
+    Timeline, Work,
 };
 use paybell_worker::{seen, store};
 use uuid::Uuid;

@@ -72,17 +72,11 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
 
     let accounts: HashMap<AccountKey, Arc<Account>> =
         config.accounts.iter().map(|configured| keyed(&configured.account)).collect();
-    let first_look = accounts.iter().filter_map(|(key, account)| Some((key.clone(), first_look(account)?))).collect();
     let parts = Parts {
         seen,
         accounts,
         clock,
-        policy: Policy {
-            events_create_orders: config.orders.registration == Registration::Optional,
-            first_look,
-            destinations: Vec::new(),
-            rules: rules(config),
-        },
+        policy: policy(config),
         consume: config.worker.consume.then(|| queue.clone()),
         limits: BatchLimits {
             deliveries_max: config.limits.batch_max,
@@ -147,6 +141,18 @@ impl Parts {
         // Never set before: a worker begins once.
         let _ = self.answering.set(context);
         Ok(())
+    }
+}
+
+/// What a configuration says about every piece of work.
+#[must_use]
+pub fn policy(config: &Config) -> Policy {
+    let accounts = config.accounts.iter().map(|configured| keyed(&configured.account));
+    Policy {
+        events_create_orders: config.orders.registration == Registration::Optional,
+        first_look: accounts.filter_map(|(key, account)| Some((key, first_look(&account)?))).collect(),
+        destinations: Vec::new(),
+        rules: rules(config),
     }
 }
 

@@ -1,16 +1,17 @@
 //! An order is what its facts and the shop say, shows it at its version, and every change of it is told once.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{PaymentEvent, ReferenceKind};
+use paybell_shared::money::{Currency, Money};
 use serde::Deserialize;
 
 use super::{Audit, Dialect, Frozen, Row, StoreError, arm};
 use crate::apply::{reference_key, references};
 use crate::inbox::Outcome;
-use crate::order::{AccountKey, Registers, View};
+use crate::order::{Decision, PaymentView, Registers, Saw, Verdict, View};
 use crate::store::{ActionKind, ReferenceKey};
 
 // What belongs to an order, in the order in which it is read.
@@ -80,11 +81,11 @@ fn sql(dialect: Dialect) -> String {
             + " FROM refs r LEFT JOIN checks c
                 ON r.kind = 'payment' AND c.psp = r.psp AND c.account = r.account AND c.payment_id = r.value
                 WHERE r.order_id IS NOT NULL",
-        one(ACTION, &["kind", "CAST(detail AS text)", &dialect.id("id")], &[]) + " FROM actions",
+        one(ACTION, &["kind", "CAST(detail AS text)", &dialect.id("id"), "operator", "reason"], &[&at]) + " FROM actions",
         one(
             EVENT,
             &["psp", "account", "event_id", "CAST(facts AS text)", "outcome"],
-            &["order_version", "CAST(foreign_mode AS integer)", &millis("taken_at")],
+            &["order_version", "CAST(foreign_mode AS integer)"],
         ) + " FROM events WHERE order_id IS NOT NULL",
         one(TRANSITION, &["from_status", "to_status", view, &dialect.list("destinations")], &["version", &at, &review_since])
             + " FROM transitions",
@@ -104,6 +105,14 @@ struct Registered {
     payment_id: Option<String>,
     amount: i64,
     currency: String,
+    expires_at: Option<Timestamp>,
+}
+
+/// What was decided, as an action keeps it.
+#[derive(Deserialize)]
+struct Reviewed {
+    decision: Verdict,
+    saw: Saw,
 }
 
 /// An order's own row.
@@ -123,11 +132,11 @@ struct Group {
     order: Option<Shown>,
     /// The names that lead to it, and whether each has a row among the checks.
     names: HashMap<ReferenceKey, bool>,
-    registered: Vec<Registered>,
-    /// The registers as they come of the facts; `None` where some cannot be read.
+    /// What the actions amount to, and when they say that the order expires; `None` where some cannot be read.
+    said: Option<Registers>,
+    expiries: Vec<Timestamp>,
+    /// What the facts amount to; `None` where some cannot be read.
     rebuilt: Option<Registers>,
-    /// Payments that somebody spoke of.
-    payments: BTreeSet<(AccountKey, String)>,
     transitions: i64,
     last: Option<Last>,
     /// Made before a transition kept whom it is told to (version 1 of the schema, which also kept no actions).
@@ -151,9 +160,9 @@ impl Group {
             id: id.to_owned(),
             order: None,
             names: HashMap::new(),
-            registered: Vec::new(),
+            said: Some(Registers::default()),
+            expiries: Vec::new(),
             rebuilt: None,
-            payments: BTreeSet::new(),
             transitions: 0,
             last: None,
             is_old: false,
@@ -170,7 +179,7 @@ impl Group {
                 None
             }
         };
-        self.rebuilt = registers.as_ref().map(without_facts);
+        self.rebuilt = registers.as_ref().map(Registers::without_facts);
         self.order = Some(Shown {
             status: row.key(2).to_owned(),
             version: row.integer(7).unwrap_or_default(),
@@ -204,41 +213,56 @@ impl Group {
     }
 
     fn action(&mut self, row: &Row, audit: &mut Audit<'_>) {
-        let kind = row.key(2);
+        let (kind, detail) = (row.key(2), row.key(3));
         let key = format!("{}: action {}", self.id, uuid::Uuid::parse_str(row.key(4)).unwrap_or_default());
         if self.order.is_none() {
-            audit.find("registered", key, "its order does not exist");
+            audit.find("said", key, "its order does not exist");
             return;
         }
-        if ![ActionKind::Registered, ActionKind::Reviewed, ActionKind::Replayed].map(ActionKind::as_str).contains(&kind) {
-            audit.find("registered", key, format!("{kind:?} is no kind of action"));
-            return;
-        }
-        if kind != ActionKind::Registered.as_str() {
-            return;
-        }
-        let Ok(registered) = serde_json::from_str::<Registered>(row.key(3)) else {
-            audit.find("registered", key, "what was registered cannot be read");
+        let read = if kind == ActionKind::Registered.as_str() {
+            serde_json::from_str(detail).ok().and_then(|registered| self.registered(&registered, &key, audit))
+        } else if kind == ActionKind::Reviewed.as_str() {
+            serde_json::from_str(detail).ok().map(|reviewed| self.reviewed(reviewed, row))
+        } else if kind == ActionKind::Replayed.as_str() {
+            Some(())
+        } else {
+            audit.find("said", key, format!("{kind:?} is no kind of action"));
             return;
         };
-        let Registered { psp, account, payment_id, amount, currency } = &registered;
-        let registers = self.order.as_ref().and_then(|order| order.registers.as_ref());
-        let expects = |registers: &Registers| {
-            registers.expected.is_some_and(|money| money.minor == *amount && money.currency.to_string() == *currency)
-        };
-        let of = AccountKey { psp: Arc::clone(psp), account: Arc::clone(account) };
-        if registers.is_some_and(|registers| !expects(registers)) {
-            audit.find("registered", &key, "the order expects something else than was registered");
+        if read.is_none() {
+            audit.find("said", key, "what was done cannot be read");
+            self.said = None;
         }
-        if registers.is_some_and(|registers| registers.accounts.binary_search(&of).is_err()) {
-            audit.find("registered", &key, format!("the order does not know the account {psp}/{account}"));
-        }
+    }
+
+    fn registered(&mut self, registered: &Registered, key: &str, audit: &mut Audit<'_>) -> Option<()> {
+        let Registered { psp, account, payment_id, amount, currency, expires_at } = registered;
+        let expected = Money::new(*amount, Currency::parse(currency).ok()?);
         let payment = payment_id.as_deref().map(|id| (ReferenceKind::Payment, id));
         for (kind, value) in payment.into_iter().chain([(ReferenceKind::Order, &*self.id)]) {
-            self.leads_here(&reference_key(psp, account, kind, value), &key, audit);
+            self.leads_here(&reference_key(psp, account, kind, value), key, audit);
         }
-        self.payments.extend(payment_id.iter().map(|id| (of.clone(), id.clone())));
-        self.registered.push(registered);
+        let expects = self.order.as_ref().and_then(|order| order.registers.as_ref()).map(|registers| registers.expected);
+        if expects.is_some_and(|expects| expects != Some(expected)) {
+            audit.find("said", key, format!("{expected} was registered, and the order expects something else"));
+        }
+        self.expiries.extend(*expires_at);
+        if let Some(said) = &mut self.said {
+            said.expected = Some(expected);
+            said.add_account(psp, account);
+            if let Some(payment_id) = payment_id {
+                said.add_payment(psp, account, payment_id);
+            }
+        }
+        Some(())
+    }
+
+    fn reviewed(&mut self, Reviewed { decision: verdict, saw }: Reviewed, row: &Row) {
+        let (operator, reason) = (row.key(5).to_owned(), row.key(6).to_owned());
+        let at = Timestamp::from_millis(row.integer(7).unwrap_or_default());
+        if let Some(said) = &mut self.said {
+            said.decide(Decision { at, verdict, reason, operator, saw });
+        }
     }
 
     fn leads_here(&self, name: &ReferenceKey, key: &str, audit: &mut Audit<'_>) {
@@ -272,8 +296,6 @@ impl Group {
         for name in references(&event) {
             self.leads_here(&name, &key, audit);
         }
-        let of = AccountKey { psp: Arc::clone(&event.key.psp), account: Arc::clone(&event.key.account) };
-        self.payments.insert((of, event.payment_id.clone()));
         if let Some(rebuilt) = &mut self.rebuilt {
             rebuilt.join(&event, row.integer(8) == Some(1));
         }
@@ -338,7 +360,7 @@ impl Group {
         let Some(order) = &self.order else { return };
         self.end_of_transitions(order, audit);
         self.end_of_facts(order, audit);
-        self.end_of_registrations(order, audit);
+        self.end_of_actions(order, audit);
     }
 
     fn end_of_transitions(&self, order: &Shown, audit: &mut Audit<'_>) {
@@ -370,55 +392,38 @@ impl Group {
             }
         }
         let (Some(rebuilt), Some(stored)) = (&self.rebuilt, &order.registers) else { return };
+        let view = rebuilt.view(&audit.scope.policy.rules);
         if rebuilt != stored {
             audit.find("order", &self.id, "its registers are not what its facts amount to");
-        } else if order.view.as_ref().is_some_and(|view| *view != shown(stored, audit)) {
-            audit.find("order", &self.id, "it is not shown as its facts amount to");
+        } else if order.view.as_ref().is_some_and(|shown| *shown != view) {
+            audit.find("order", &self.id, "it is not shown as its facts, judged by this configuration, amount to");
         }
-        for payment in rebuilt_payments(rebuilt, audit) {
-            let (of, payment_id) = &payment;
-            let key = format!("{}/{}/{payment_id}", of.psp, of.account);
-            if !self.is_old && !self.payments.contains(&payment) {
-                audit.find("order", &self.id, format!("nobody spoke of its payment {key}"));
-            }
+        for PaymentView { account: of, payment_id, .. } in &view.payments {
             let name = reference_key(&of.psp, &of.account, ReferenceKind::Payment, payment_id);
             if audit.scope.policy.first_look.contains_key(of) && self.names.get(&name) == Some(&false) {
+                let key = format!("{}/{}/{payment_id}", of.psp, of.account);
                 audit.find("checks", key, "its PSP can be asked about it, and never will be");
             }
         }
     }
 
-    fn end_of_registrations(&self, order: &Shown, audit: &mut Audit<'_>) {
-        let Some(registers) = &order.registers else { return };
+    /// What the shop and the operators said, as the order holds it, and as its actions do.
+    fn end_of_actions(&self, order: &Shown, audit: &mut Audit<'_>) {
+        let (Some(said), Some(stored)) = (&self.said, &order.registers) else { return };
         if self.is_old {
             return;
         }
-        if registers.expected.is_some() && self.registered.is_empty() {
-            audit.find("registered", &self.id, "nobody registered what it expects");
+        let mut stored = stored.without_facts();
+        if stored.expires_at.is_some_and(|at| !self.expiries.contains(&at)) {
+            audit.find("said", &self.id, "nobody registered when it expires");
         }
-        for AccountKey { psp, account } in &registers.accounts {
-            if !self.registered.iter().any(|action| action.psp == *psp && action.account == *account) {
-                audit.find("registered", &self.id, format!("nobody registered its account {psp}/{account}"));
-            }
-        }
-    }
-}
-
-fn shown(registers: &Registers, _: &Audit<'_>) -> View {
-    registers.view()
-}
-
-fn rebuilt_payments(registers: &Registers, audit: &Audit<'_>) -> Vec<(AccountKey, String)> {
-    shown(registers, audit).payments.into_iter().map(|payment| (payment.account, payment.payment_id)).collect()
-}
-
-/// TO BE REPLACED by `Registers::without_facts`.
-fn without_facts(registers: &Registers) -> Registers {
-    let mut value = serde_json::to_value(registers).unwrap_or_default();
-    for payment in value["payments"].as_array_mut().into_iter().flatten() {
-        if let Some(fields) = payment.as_object_mut() {
-            fields.retain(|name, _| ["psp", "account", "payment_id"].contains(&&**name));
+        stored.expires_at = None;
+        if stored.expected != said.expected {
+            audit.find("said", &self.id, "what it expects is not what was registered");
+        } else if stored.accounts != said.accounts {
+            audit.find("said", &self.id, "the accounts that it expects are not those that were registered");
+        } else if stored != *said {
+            audit.find("said", &self.id, "its payments or decisions are not those that were registered or decided");
         }
     }
-    serde_json::from_value(value).unwrap_or_default()
 }
