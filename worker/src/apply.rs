@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use paybell_shared::clock::Timestamp;
-use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
+use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
 
 use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
@@ -30,10 +30,8 @@ use crate::store::{
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// From a webhook that contradicts what is known to the question what is true: what came with it may still be on its way.
-const DOUBT_AFTER_WEBHOOK: Duration = Duration::from_secs(2);
-/// From an answer that does not end the doubt to the next question: a PSP's API may lag behind its own webhooks.
-const DOUBT_AFTER_ANSWER: Duration = Duration::from_mins(1);
+/// From a webhook that contradicts what is known to the question what is true: what ends the doubt may be on its way.
+const DOUBT_DELAY: Duration = Duration::from_secs(2);
 
 /// The keys and references that the store must look up and lock before [`plan`] can decide.
 #[must_use]
@@ -417,17 +415,28 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Has the PSP asked about payments of a changed order whose facts are in doubt. An answer that leaves a doubt is not
-    /// followed by the next question at once: two looks that agree must be apart in time.
+    /// Has the PSP asked about payments of a changed order whose facts are in doubt; but not by its own answer, which is
+    /// followed by the next question in its time: two looks that agree must be apart.
     fn doubts(&mut self, registers: &Registers) {
-        let from_answer = |row: &InboxRow| row.source == Source::Reconciliation;
-        let is_answer = self.work.arrivals.iter().flat_map(|arrival| &arrival.rows).any(from_answer);
-        let next_check_at = self.work.now.plus(if is_answer { DOUBT_AFTER_ANSWER } else { DOUBT_AFTER_WEBHOOK });
+        let next_check_at = self.work.now.plus(DOUBT_DELAY);
         for (account, payment_id) in registers.in_doubt() {
-            if self.work.policy.first_look.contains_key(&account) {
+            if self.work.policy.first_look.contains_key(&account) && !self.is_answered(&account, &payment_id) {
+                let (account, payment_id) = (account.clone(), payment_id.clone());
                 self.plan.checks.push(CheckWrite { account, payment_id, next_check_at, in_doubt: true });
             }
+            self.plan.applied.in_doubt.insert((account, payment_id));
         }
+    }
+
+    /// This work holds the PSP's answer about the payment.
+    fn is_answered(&self, account: &AccountKey, payment_id: &str) -> bool {
+        let rows = self.work.arrivals.iter().flat_map(|arrival| &arrival.rows);
+        rows.into_iter().any(|row| match &row.content {
+            Content::Fact { event, .. } => {
+                event.is_answer() && event.payment_id == payment_id && account_of(&event.key) == *account
+            }
+            Content::Ignored { .. } | Content::Quarantined { .. } => false,
+        })
     }
 
     fn book(&mut self, account: &AccountKey, received_at: Timestamp, outcome: Outcome, count: i64) {

@@ -282,6 +282,8 @@ pub struct Applied {
     pub replays: Vec<Replayed>,
     /// The orders that the work was about, and where they stand now.
     pub orders: Vec<(String, OrderStatus)>,
+    /// Payments of changed orders whose facts contradict each other.
+    pub in_doubt: BTreeSet<(AccountKey, String)>,
     /// Parked events that found their order.
     pub woken: usize,
     pub transitions: usize,
