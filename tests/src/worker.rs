@@ -25,9 +25,9 @@ use paybell_worker::consume::Context;
 use paybell_worker::ids::Ids;
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::store::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow, Policy,
-    Position, Positioned, Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder,
-    Timeline, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, HourTotal, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow,
+    Policy, Position, Positioned, Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredEvent,
+    StoredOrder, Timeline, Work,
 };
 use paybell_worker::{seen, store};
 use uuid::Uuid;
@@ -161,6 +161,10 @@ impl Store for FailingStore {
 
     async fn balance(&self) -> Result<Balance, StoreError> {
         self.store.balance().await
+    }
+
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
+        self.store.hours(since, until).await
     }
 
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {

@@ -70,6 +70,12 @@ pub trait Store: Send + Sync {
     /// The database does not answer.
     async fn balance(&self) -> Result<Balance, StoreError>;
 
+    /// The books' lines of the hours that begin from `since` on and before `until`, by hour.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError>;
+
     /// Leases the payments that are due, oldest first, committing the lease: whoever dies with one loses it at
     /// `now + lease`. A payment with a live lease is not due.
     ///
@@ -517,6 +523,21 @@ pub struct Balance {
     pub events: Vec<EventTotal>,
     /// Orders by status.
     pub orders: Vec<OrderTotal>,
+    /// The books' own lines, if they were asked for; read after the totals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Vec<HourTotal>>,
+}
+
+/// How many events that were received within an hour ended how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct HourTotal {
+    /// The hour's beginning.
+    #[schema(value_type = String, format = DateTime)]
+    pub hour: Timestamp,
+    pub psp: String,
+    pub account: String,
+    pub outcome: String,
+    pub count: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]

@@ -31,8 +31,8 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow,
-    Position, Positioned, Scope, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, HourTotal, Kept, Notice, NoticeKey, NoticeOutcome,
+    ParkedRow, Position, Positioned, Scope, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
 };
 use crate::order::OrderStatus;
 
@@ -163,6 +163,10 @@ impl Store for Postgres {
 
     async fn balance(&self) -> Result<Balance, StoreError> {
         self.read(async |connection| read::balance(connection).await).await
+    }
+
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
+        self.read(async |connection| read::hours(connection, since, until).await).await
     }
 
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {

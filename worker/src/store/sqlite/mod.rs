@@ -27,8 +27,9 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome,
-    ParkedRow, Position, Positioned, Scope, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, HourTotal, Kept, Notice, NoticeKey,
+    NoticeOutcome, ParkedRow, Position, Positioned, Scope, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder,
+    Timeline, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::order::OrderStatus;
@@ -150,6 +151,10 @@ impl Store for Sqlite {
 
     async fn balance(&self) -> Result<Balance, StoreError> {
         read::balance(&mut *self.readers.acquire().await.map_err(classify)?).await
+    }
+
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
+        read::hours(&mut *self.readers.acquire().await.map_err(classify)?, since, until).await
     }
 
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
