@@ -139,10 +139,10 @@ struct Audit<'a> {
 }
 
 impl Audit<'_> {
-    fn find(&mut self, check: &'static str, key: impl ToString, problem: impl Into<String>) {
+    fn find(&mut self, check: &'static str, key: impl Into<String>, problem: impl Into<String>) {
         let listed = self.listed.entry(check).or_default();
         if listed.len() < LISTED_MAX {
-            listed.push(Finding { check, key: key.to_string(), problem: problem.into() });
+            listed.push(Finding { check, key: key.into(), problem: problem.into() });
         } else {
             self.unlisted += 1;
         }
@@ -205,8 +205,8 @@ pub(super) async fn run(
 /// walk's widest kind has, so that all can stand in one `UNION ALL`.
 fn arm(keys: &str, part: usize, texts: &[&str], integers: &[&str], (texts_max, integers_max): (usize, usize)) -> String {
     let filled = |given: &[&str], nothing: &str, max: usize| -> String {
-        let given = given.iter().copied();
-        given.chain(std::iter::repeat(nothing)).take(max).map(|column| format!(", {column}")).collect()
+        let columns = given.iter().copied().chain(std::iter::repeat(nothing)).take(max);
+        columns.fold(String::new(), |columns, column| columns + ", " + column)
     };
     let texts = filled(texts, "CAST(NULL AS text)", texts_max);
     let integers = filled(integers, "CAST(NULL AS bigint)", integers_max);

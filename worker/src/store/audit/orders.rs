@@ -339,12 +339,11 @@ impl Group {
 
     fn tell(&mut self, row: &Row, how: &str, audit: &mut Audit<'_>) {
         let (version, destination) = (row.integer(7).unwrap_or_default(), row.key(2).to_owned());
-        match self.told.get_mut(&(version, destination.clone())) {
-            Some(times) => *times += 1,
-            None => {
-                let key = format!("{} v{version} → {destination}", self.id);
-                audit.find("told", key, format!("it {how}, and no transition is to be told there"));
-            }
+        let key = format!("{} v{version} → {destination}", self.id);
+        if let Some(times) = self.told.get_mut(&(version, destination)) {
+            *times += 1;
+        } else {
+            audit.find("told", key, format!("it {how}, and no transition is to be told there"));
         }
     }
 
