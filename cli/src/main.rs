@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{config, demo, explain, send, serve, verify};
+use paybell::commands::{audit, config, demo, explain, send, serve, verify};
 use paybell::output::Outcome;
 
 /// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
@@ -26,6 +26,8 @@ enum Command {
     Verify(verify::Args),
     /// Say what became of an order or an event, and why
     Explain(explain::Args),
+    /// Hold every row of the database against the others: do the books balance?
+    Audit(audit::Args),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -45,6 +47,7 @@ async fn main() -> ExitCode {
         Command::Send(args) => exit(send::run(args).await),
         Command::Verify(args) => exit(verify::run(args)),
         Command::Explain(args) => exit(explain::run(args).await),
+        Command::Audit(args) => exit(audit::run(args).await),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
     };
     outcome.unwrap_or_else(|failure| {

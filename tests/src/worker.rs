@@ -25,8 +25,9 @@ use paybell_worker::consume::Context;
 use paybell_worker::ids::Ids;
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::store::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, InboxEntry, Kept, Moment, Notice, NoticeKey, NoticeOutcome,
-    Place, Policy, Position, Positioned, Registered, Registration, Selection, Store, StoreError, StoredBody, StoredOrder, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, HourTotal, InboxEntry, Kept, Moment, Notice, NoticeKey,
+    NoticeOutcome, Place, Policy, Position, Positioned, Registered, Registration, Scope, Selection, Store, StoreError,
+    StoredBody, StoredOrder, Work,
 };
 use paybell_worker::{seen, store};
 use uuid::Uuid;
@@ -162,6 +163,10 @@ impl Store for FailingStore {
         self.store.balance().await
     }
 
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
+        self.store.hours(since, until).await
+    }
+
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
         self.store.lease_checks(now, lease, token, limit).await
     }
@@ -222,8 +227,8 @@ impl Store for FailingStore {
         self.store.overdue(before).await
     }
 
-    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
-        self.store.audit(progress).await
+    async fn audit(&self, scope: Scope<'_>, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        self.store.audit(scope, progress).await
     }
 
     async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {

@@ -85,22 +85,11 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
 
     let accounts: HashMap<AccountKey, Arc<Account>> =
         config.accounts.iter().map(|configured| keyed(&configured.account)).collect();
-    let first_look = accounts.iter().filter_map(|(key, account)| Some((key.clone(), first_look(account)?))).collect();
     let parts = Parts {
         seen,
         accounts,
         clock,
-        policy: Policy {
-            events_create_orders: config.orders.registration == Registration::Optional,
-            first_look,
-            destinations: queue
-                .exchange()
-                .map(|_| outbox::AMQP.into())
-                .into_iter()
-                .chain(notifiers.iter().map(|notifier| Arc::clone(notifier.name())))
-                .collect(),
-            rules: rules(config),
-        },
+        policy: policy(config),
         consume: config.worker.consume.then(|| queue.clone()),
         notifiers,
         limits: BatchLimits {
@@ -180,6 +169,21 @@ impl Parts {
         // Never set before: a worker begins once.
         let _ = self.answering.set(context);
         Ok(())
+    }
+}
+
+/// What a configuration says about every piece of work.
+#[must_use]
+pub fn policy(config: &Config) -> Policy {
+    let accounts = config.accounts.iter().map(|configured| keyed(&configured.account));
+    // The embedded queue has no exchange.
+    let exchange = config.queue.url.starts_with("amqp").then(|| Arc::from(outbox::AMQP));
+    let subscribers = config.subscribers.iter().map(|subscriber| Arc::clone(&subscriber.name));
+    Policy {
+        events_create_orders: config.orders.registration == Registration::Optional,
+        first_look: accounts.filter_map(|(key, account)| Some((key, first_look(&account)?))).collect(),
+        destinations: exchange.into_iter().chain(subscribers).collect(),
+        rules: rules(config),
     }
 }
 

@@ -9,6 +9,7 @@ CREATE INDEX events_parked ON events (received_at) WHERE outcome = 'parked';
 CREATE INDEX events_by_fingerprint ON events (fingerprint) WHERE fingerprint IS NOT NULL;
 
 CREATE INDEX bodies_by_time ON bodies (received_at, id);
+ALTER TABLE bodies ADD COLUMN sha256 BLOB CHECK (length(sha256) = 32);
 
 -- A JSON array of names.
 ALTER TABLE transitions ADD COLUMN destinations TEXT;

@@ -7,10 +7,11 @@ use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{Change, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, StoreError, StoredOrder};
-use crate::inbox::Content;
+use crate::inbox::{Body, Content};
 use crate::order::OrderStatus;
 
 /// An event's columns that depend on whether it was understood.
@@ -41,6 +42,49 @@ pub(super) const fn source_name(source: Source) -> &'static str {
         Source::Webhook => "webhook",
         Source::Reconciliation => "reconciliation",
     }
+}
+
+/// What a body's hash is over: all that a replay reads of it.
+pub(super) struct BodyColumns<'a> {
+    pub psp: &'a str,
+    pub account: &'a str,
+    pub webhook_id: &'a str,
+    pub received_at: Timestamp,
+    pub content_type: Option<&'a str>,
+    /// As they are stored.
+    pub headers: &'a str,
+    pub bytes: &'a [u8],
+}
+
+/// SHA-256 over the columns, each behind its length, so that none can pass for another's end.
+pub(super) fn body_sha256(body: &BodyColumns<'_>) -> [u8; 32] {
+    let BodyColumns { psp, account, webhook_id, received_at, content_type, headers, bytes } = body;
+    let millis = received_at.millis().to_be_bytes();
+    let content_type = content_type.map_or(Vec::new(), |text| [b"=", text.as_bytes()].concat());
+    let mut hash = Sha256::new();
+    let columns: [&[u8]; 7] =
+        [psp.as_bytes(), account.as_bytes(), webhook_id.as_bytes(), &millis, &content_type, headers.as_bytes(), bytes];
+    for column in columns {
+        hash.update((column.len() as u64).to_be_bytes());
+        hash.update(column);
+    }
+    hash.finalize().into()
+}
+
+/// What is written of a body beside its own columns: its headers as JSON, and the hash.
+pub(super) fn body_columns(body: &Body) -> Result<(String, [u8; 32]), StoreError> {
+    let headers = to_json(&body.headers)?;
+    let columns = BodyColumns {
+        psp: &body.psp,
+        account: &body.account,
+        webhook_id: &body.webhook_id,
+        received_at: body.received_at,
+        content_type: body.content_type.as_deref(),
+        headers: &headers,
+        bytes: &body.bytes,
+    };
+    let sha256 = body_sha256(&columns);
+    Ok((headers, sha256))
 }
 
 /// An order's columns, as they were read.

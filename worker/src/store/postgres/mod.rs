@@ -28,10 +28,11 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Pg
 use tokio::time::timeout;
 use uuid::Uuid;
 
+pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, InboxEntry, Kept, Moment, Notice, NoticeKey,
-    NoticeOutcome, Place, Position, Positioned, Selection, Store, StoreError, StoredBody, StoredOrder, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, HourTotal, InboxEntry, Kept, Moment, Notice,
+    NoticeKey, NoticeOutcome, Place, Position, Positioned, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Work,
 };
 use crate::order::OrderStatus;
 
@@ -80,6 +81,29 @@ impl Postgres {
         let options = PgConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
         let options = options.application_name("paybell").options([("client_min_messages", "warning")]);
         migrate(&options).await?;
+        Self::pool_of(options).await
+    }
+
+    /// Opens the pool on a database whose schema is this program's. No transaction writes.
+    ///
+    /// # Errors
+    /// The URL is wrong, the database is away, or its schema is of another version.
+    pub async fn open_to_read(url: &str) -> Result<Self, ConnectError> {
+        let options = PgConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
+        let options = options.application_name("paybell").options([("default_transaction_read_only", "on")]);
+        let mut connection = timeout(CONNECT_TIMEOUT, options.connect()).await.map_err(|_| timed_out())??;
+        let is_noted = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+        let found = timeout(READ_TIMEOUT, async {
+            let is_noted: bool = sqlx::query_scalar(is_noted).fetch_one(&mut connection).await?;
+            if is_noted { sqlx::query_scalar(super::LAST_STEP).fetch_one(&mut connection).await } else { Ok(None) }
+        });
+        let found = found.await.map_err(|_| timed_out())??;
+        let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
+        super::check_schema(found, &super::POSTGRES_STEPS)?;
+        Self::pool_of(options).await
+    }
+
+    async fn pool_of(options: PgConnectOptions) -> Result<Self, ConnectError> {
         let limits = [
             ("lock_timeout", LOCK_TIMEOUT),
             ("statement_timeout", STATEMENT_TIMEOUT),
@@ -138,6 +162,10 @@ impl Store for Postgres {
 
     async fn balance(&self) -> Result<Balance, StoreError> {
         self.read(async |connection| read::balance(connection).await).await
+    }
+
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
+        self.read(async |connection| read::hours(connection, since, until).await).await
     }
 
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
@@ -209,8 +237,8 @@ impl Store for Postgres {
         self.read(async |connection| inspect::overdue(connection, before).await).await
     }
 
-    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
-        audit::audit(&self.pool, progress).await
+    async fn audit(&self, scope: Scope<'_>, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        audit::audit(&self.pool, scope, progress).await
     }
 
     async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {

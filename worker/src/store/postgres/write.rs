@@ -14,10 +14,11 @@ use crate::store::{
 };
 
 const INSERT_BODIES: &str = "\
-    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
-    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes
-    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[])
-        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)";
+    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes, sha256
+    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[],
+            $10::bytea[])
+        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)";
 
 const INSERT_EVENTS: &str = "\
     INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
@@ -136,7 +137,7 @@ async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(
     if bodies.is_empty() {
         return Ok(());
     }
-    let headers = bodies.iter().map(|write| rows::to_json(&write.body.headers)).collect::<Result<Vec<_>, _>>()?;
+    let columns = bodies.iter().map(|write| rows::body_columns(&write.body)).collect::<Result<Vec<_>, _>>()?;
     sqlx::query(INSERT_BODIES)
         .bind(array(bodies, |write| write.id))
         .bind(array(bodies, |write| OffsetDateTime::from(write.body.received_at)))
@@ -145,8 +146,9 @@ async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(
         .bind(array(bodies, |write| &*write.body.webhook_id))
         .bind(array(bodies, |write| &*write.body.secret_name))
         .bind(array(bodies, |write| write.body.content_type.as_deref()))
-        .bind(headers)
+        .bind(array(&columns, |(headers, _)| &**headers))
         .bind(array(bodies, |write| &*write.body.bytes))
+        .bind(array(&columns, |(_, sha256)| &sha256[..]))
         .execute(connection)
         .await?;
     Ok(())

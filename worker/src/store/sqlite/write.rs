@@ -72,9 +72,10 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
 }
 
 async fn body(connection: &mut SqliteConnection, BodyWrite { id, body }: &BodyWrite) -> Result<(), StoreError> {
+    let (headers, sha256) = rows::body_columns(body)?;
     let insert = query(
-        "INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )
     .bind(id)
     .bind(body.received_at.millis())
@@ -83,8 +84,9 @@ async fn body(connection: &mut SqliteConnection, BodyWrite { id, body }: &BodyWr
     .bind(&*body.webhook_id)
     .bind(&*body.secret_name)
     .bind(body.content_type.as_deref())
-    .bind(rows::to_json(&body.headers)?)
-    .bind(&*body.bytes);
+    .bind(headers)
+    .bind(&*body.bytes)
+    .bind(&sha256[..]);
     run(connection, insert).await.map(drop)
 }
 
