@@ -32,7 +32,7 @@ pub struct Body {
 }
 
 /// One event of an arrival.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboxRow {
     pub key: EventKey,
     pub event_type: String,
@@ -44,7 +44,7 @@ pub struct InboxRow {
     pub content: Content,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Fact {
         event: Box<PaymentEvent>,
