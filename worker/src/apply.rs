@@ -22,7 +22,7 @@ use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
 
 use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
-use crate::order::{AccountKey, Registers};
+use crate::order::{AccountKey, Registers, Rules};
 use crate::store::{
     ActionKind, ActionWrite, BodyWrite, BookKey, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan,
     ReferenceKey, Registered, Registration, RegistrationConflict, Snapshot, StoredOrder, Transition, Wanted, WokenEvent, Work,
@@ -463,7 +463,7 @@ fn beside(row: &InboxRow) -> InboxRow {
 }
 
 fn order_write(id: &str, registers: Registers, known: Option<&OrderRow>, now: Timestamp, ids: &Ids) -> OrderWrite {
-    let view = registers.view();
+    let view = registers.view(&Rules::default());
     let previous = known.map(|row| &row.stored);
     let previous_version = previous.map_or(0, |stored| stored.version);
     if let Some(stored) = previous
