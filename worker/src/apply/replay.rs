@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Origin, Planner, Seeker, Target, account_of, conflict_fingerprint, reference_key, references, same_id_fingerprint};
 use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
-use crate::order::Registers;
+use crate::order::{Registers, Rules};
 use crate::store::{
     ActionKind, ActionWrite, Applied, BodyPlace, Decision, EventChange, EventState, EventWrite, KeptEvent, OrderChange, Plan,
     ReferenceKey, ReplacedEvent, Replay, Replayed, Snapshot, Wanted, Work,
@@ -251,7 +251,7 @@ fn undo<'a>(changes: &[Change<'a>], snapshot: &'a Snapshot, more: &mut Wanted) -
         let loose = if leave.is_empty() {
             HashSet::new()
         } else {
-            let named = bare.view().payments;
+            let named = bare.view(&Rules::default()).payments;
             let named = named.iter().map(|payment| {
                 let (psp, account) = (&payment.account.psp, &payment.account.account);
                 reference_key(psp, account, ReferenceKind::Payment, &payment.payment_id)
@@ -482,16 +482,21 @@ fn state_after(write: &EventWrite) -> EventState {
 /// Who did it and what it did, in the timeline of every order that lost, won or changed facts.
 fn record(plan: &mut Plan, work: &Work<'_>, ids: &Ids) {
     let Some(replay) = work.replays.first() else { return };
+    let mappings: HashMap<&EventKey, (u32, u32)> = plan
+        .replaced
+        .iter()
+        .map(|ReplacedEvent { was, write }| (&was.row.key, (was.row.mapping_version, write.row.mapping_version)))
+        .collect();
     let mut by_order: BTreeMap<String, Vec<serde_json::Value>> = BTreeMap::new();
     for change in &plan.applied.replayed.events {
         let state = |state: &EventState| json!({ "outcome": state.outcome, "order_id": state.order_id });
-        let replaced = plan.replaced.iter().find(|replaced| replaced.was.row.key == change.key);
+        let mapping = mappings.get(&change.key);
         let line = json!({
             "event": change.key.to_string(),
             "before": change.before.as_ref().map(state),
             "after": state(&change.after),
-            "mapping_before": replaced.map(|replaced| replaced.was.row.mapping_version),
-            "mapping": replaced.map(|replaced| replaced.write.row.mapping_version),
+            "mapping_before": mapping.map(|(before, _)| before),
+            "mapping": mapping.map(|(_, now)| now),
         });
         let before = change.before.as_ref().and_then(|before| before.order_id.as_ref());
         let orders: BTreeSet<&String> = before.into_iter().chain(&change.after.order_id).collect();

@@ -27,6 +27,13 @@ pub struct Selection {
     pub places: Option<Vec<BodyPlace>>,
 }
 
+impl Selection {
+    /// Which bodies are meant is known from their events.
+    pub(super) const fn is_of_events(&self) -> bool {
+        self.order_id.is_some() || self.event.is_some() || self.fingerprint.is_some()
+    }
+}
+
 /// Where a body stands among all: bodies are read in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BodyPlace {

@@ -9,8 +9,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use super::{BodyPlace, KeptEvent, KnownEvent, OrderRow, ParkedEvent, Plan, ReferenceKey, StoreError, StoredOrder};
-use crate::inbox::{Content, InboxRow, Outcome};
+use super::{
+    BodyPlace, KeptEvent, KnownEvent, OrderRow, ParkedEvent, Plan, ReferenceKey, Selection, StoreError, StoredBody, StoredOrder,
+};
+use crate::inbox::{Body, Content, InboxRow, Outcome};
 use crate::order::OrderStatus;
 
 /// An event's columns that depend on whether it was understood.
@@ -124,6 +126,56 @@ impl KeptColumns {
         Ok(KeptEvent { row, outcome, order_id, body: self.body_id.map(|id| BodyPlace { received_at, id }) })
     }
 }
+
+/// A body's columns, as they were read.
+pub(super) struct BodyColumns {
+    pub place: BodyPlace,
+    pub psp: String,
+    pub account: String,
+    pub webhook_id: String,
+    pub secret_name: String,
+    pub content_type: Option<String>,
+    pub headers: String,
+    pub bytes: Vec<u8>,
+    /// Empty where the call did not name it.
+    pub event_type: Option<String>,
+}
+
+impl BodyColumns {
+    pub fn read(self) -> Result<StoredBody, StoreError> {
+        let headers = from_json(&self.headers, "bodies", "headers", &self.webhook_id)?;
+        let body = Body {
+            psp: self.psp.into(),
+            account: self.account.into(),
+            webhook_id: self.webhook_id,
+            received_at: self.place.received_at,
+            secret_name: self.secret_name.into(),
+            content_type: self.content_type,
+            headers,
+            bytes: self.bytes.into(),
+        };
+        Ok(StoredBody { place: self.place, body, event_type: self.event_type.filter(|name| !name.is_empty()) })
+    }
+}
+
+/// The part of all bodies in which a page lies.
+pub(super) struct Window {
+    /// Behind this one. No body has the nil id, so that the first of a time is behind it.
+    pub after: BodyPlace,
+    pub until: Timestamp,
+}
+
+impl Window {
+    pub fn of(selection: &Selection, after: Option<&BodyPlace>) -> Self {
+        let since = selection.since.unwrap_or(EARLIEST);
+        let first = BodyPlace { received_at: since, id: Uuid::nil() };
+        Self { after: after.copied().map_or(first, |after| after.max(first)), until: selection.until.unwrap_or(LATEST) }
+    }
+}
+
+/// 1970 and 9999: no webhook is older, and no database ends earlier.
+const EARLIEST: Timestamp = Timestamp::from_millis(0);
+const LATEST: Timestamp = Timestamp::from_seconds(253_402_300_799);
 
 /// Events that one transaction reads to rebuild orders: some 20 MB of facts. A hot order has half of it.
 pub(super) const REBUILD_EVENTS_MAX: usize = 20_000;
