@@ -3,6 +3,7 @@
 //! One route a function; their description (`GET /v1/openapi.json`) is generated from them. Every request carries a bearer token.
 
 mod problem;
+mod replays;
 mod wire;
 
 use std::sync::{Arc, OnceLock};
@@ -92,6 +93,7 @@ fn documented() -> OpenApiRouter {
         .routes(routes!(register_order, get_order))
         .routes(routes!(list_orders))
         .routes(routes!(get_balance))
+        .routes(routes!(replays::replay_webhooks))
 }
 
 /// Admits a request whose bearer token has the scope that its method needs, and hands it the context.
@@ -300,7 +302,7 @@ mod tests {
     fn the_description_names_every_route_and_the_token() {
         let json = serde_json::to_value(openapi()).unwrap();
         let paths: HashSet<&str> = json["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(paths, HashSet::from(["/v1/orders", "/v1/orders/{id}", "/v1/balance"]));
+        assert_eq!(paths, HashSet::from(["/v1/orders", "/v1/orders/{id}", "/v1/balance", "/v1/replays"]));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
-//! transaction; two backends). Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door;
+//! transaction; two backends). Beside it: [`reconcile`] asks the PSP through [`transport`]; [`replay`] translates kept webhooks again; [`api`] is the shop's door;
 //! [`pulse`] says whether the database is there; [`ids`] makes random ids.
 
 pub mod api;
@@ -13,6 +13,7 @@ pub mod inbox;
 pub mod order;
 pub mod pulse;
 pub mod reconcile;
+pub mod replay;
 pub mod seen;
 pub mod store;
 pub mod transport;
