@@ -58,7 +58,7 @@ pub async fn context(store: Arc<dyn store::Store>, clock: Arc<dyn Clock>, accoun
         clock,
         ids: Ids::random(),
         epoch,
-        policy: Policy { events_create_orders: true, first_look, destinations: Vec::new() },
+        policy: Policy { events_create_orders: true, first_look, ..Policy::default() },
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod problem;
 mod replays;
+mod review;
 mod wire;
 
 use std::sync::{Arc, OnceLock};
@@ -92,6 +93,7 @@ fn documented() -> OpenApiRouter {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(register_order, get_order))
         .routes(routes!(list_orders))
+        .routes(routes!(review::decide_review))
         .routes(routes!(get_balance))
         .routes(routes!(replays::replay_webhooks))
 }
@@ -302,7 +304,9 @@ mod tests {
     fn the_description_names_every_route_and_the_token() {
         let json = serde_json::to_value(openapi()).unwrap();
         let paths: HashSet<&str> = json["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(paths, HashSet::from(["/v1/orders", "/v1/orders/{id}", "/v1/balance", "/v1/replays"]));
+        let known =
+            ["/v1/orders", "/v1/orders/{id}", "/v1/orders/{id}/review", "/v1/balance", "/v1/replays"];
+        assert_eq!(paths, HashSet::from(known));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
     }
 }

@@ -34,7 +34,7 @@ use paybell_shared::shutdown::Shutdown;
 
 use crate::consume::{BatchLimits, Context};
 use crate::ids::Ids;
-use crate::order::AccountKey;
+use crate::order::{AccountKey, Rules};
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
 use crate::store::{ConnectError, Policy, Store};
@@ -82,6 +82,7 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
             events_create_orders: config.orders.registration == Registration::Optional,
             first_look,
             destinations: Vec::new(),
+            rules: rules(config),
         },
         consume: config.worker.consume.then(|| queue.clone()),
         limits: BatchLimits {
@@ -148,6 +149,12 @@ impl Parts {
         let _ = self.answering.set(context);
         Ok(())
     }
+}
+
+/// What orders are judged by.
+fn rules(config: &Config) -> Rules {
+    let percents = config.accounts.iter().map(|configured| (keyed(&configured.account).0, configured.over_capture_percent));
+    Rules { over_capture_percent: percents.filter(|(_, percent)| *percent > 0).collect() }
 }
 
 fn keyed(account: &Arc<Account>) -> (AccountKey, Arc<Account>) {

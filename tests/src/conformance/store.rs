@@ -20,9 +20,10 @@ use paybell_shared::event::{
 use paybell_shared::money::{Currency, Money};
 use paybell_worker::ids::Ids;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
-use paybell_worker::order::{AccountKey, OrderStatus};
+use paybell_worker::order::{AccountKey, OrderStatus, ReviewReason, Rules, Verdict};
 use paybell_worker::store::{
-    Applied, Policy, Registered, Registration, RegistrationConflict, Store, StoreError, StoredOrder, Work, connect,
+    Applied, Policy, Registered, Registration, RegistrationConflict, Review, Reviewed, Store, StoreError, StoredOrder, Work,
+    connect,
 };
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -54,6 +55,9 @@ macro_rules! store_suite {
             an_expired_lease_returns_and_its_holder_ends_nothing,
             a_hint_during_a_look_keeps_the_payment_due,
             a_first_look_is_planned_once,
+            a_review_is_decided_on_what_was_seen,
+            a_doubt_has_the_psp_asked_once,
+            more_than_expected_is_paid_where_the_account_allows_it,
             one_key_met_by_many_at_once_is_written_once,
             a_big_batch_is_one_transaction,
             many_workers_agree_with_one,
@@ -150,6 +154,13 @@ impl Bench {
 
     async fn register(&self, registration: Registration) -> Registered {
         self.try_apply(&[], &[registration], true).await.unwrap().registrations.remove(0)
+    }
+
+    async fn review(&self, order_id: &str, verdict: Verdict) -> Reviewed {
+        let (reason, operator) = ("as they said".to_owned(), "night shift".to_owned());
+        let reviews = [Review { order_id: order_id.to_owned(), verdict, reason, operator }];
+        let work = Work { reviews: &reviews, ..Work::new(&self.policy, &self.ids, NOW) };
+        self.store.apply(&work).await.unwrap().reviews.remove(0)
     }
 
     async fn order(&self, id: &str) -> StoredOrder {
@@ -290,6 +301,61 @@ pub async fn a_call_given_up_does_all_or_nothing(bench: &Bench) {
         }
     }
     assert!(finished, "never got through in {POLLS_MAX} polls");
+}
+
+/// An accepted review ends, is known by whom and why, and stands again when more money comes.
+pub async fn a_review_is_decided_on_what_was_seen(bench: &Bench) {
+    bench.register(registration("order-1", Some("pi_1"), 4999)).await;
+    bench.apply(&[captured("evt_1", "pi_1", None, 5999)]).await;
+    let before = bench.order("order-1").await;
+    assert_eq!((before.view.status, before.view.review), (OrderStatus::UnderReview, Some(ReviewReason::AmountMismatch)));
+    assert_eq!(before.review_since, Some(NOW));
+
+    assert_eq!(bench.review("nobody", Verdict::Accept).await, Reviewed::NoSuchOrder);
+    let Reviewed::Decided(decided) = bench.review("order-1", Verdict::Accept).await else { panic!("it is under review") };
+    assert_eq!((decided.view.status, decided.view.review, decided.review_since), (OrderStatus::Paid, None, None));
+    assert_eq!(decided.version, before.version + 1);
+    assert_eq!(bench.order("order-1").await, *decided);
+    assert_eq!(bench.review("order-1", Verdict::Reject).await, Reviewed::NotUnderReview);
+    let actions = "SELECT kind || ' ' || operator || ' ' || reason FROM actions WHERE kind = 'reviewed'";
+    assert_eq!(bench.texts(actions).await, ["reviewed night shift as they said"]);
+
+    bench.apply(&[captured("evt_2", "pi_1", None, 6999)]).await;
+    assert_eq!(bench.status("order-1").await, OrderStatus::UnderReview, "nobody saw 69.99");
+    let Reviewed::Decided(decided) = bench.review("order-1", Verdict::Reject).await else { panic!("it is under review") };
+    assert_eq!(decided.view.status, OrderStatus::Canceled);
+}
+
+/// Facts of one version that contradict each other: the PSP is asked soon, also where a look is planned for later or under
+/// way, and not again for what was asked about already.
+pub async fn a_doubt_has_the_psp_asked_once(bench: &Bench) {
+    let next = "SELECT count(*) FROM checks WHERE hint_seq = 1";
+    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999), refund("evt_2", "pi_1", "re_1", 1000)]).await;
+    assert_eq!(bench.count(next).await, 0);
+    let mut other = refund("evt_3", "pi_1", "re_1", 1500);
+    other.version = refund("evt_2", "pi_1", "re_1", 1000).version;
+    bench.apply(std::slice::from_ref(&other)).await;
+    assert_eq!(bench.count(next).await, 1, "the amounts of one refund differ");
+    let soon = NOW.plus(Duration::from_secs(2));
+    let due = bench.store.lease_checks(soon, LEASE, bench.ids.next(), 10).await.unwrap();
+    assert_eq!(due.iter().map(payment_id).collect::<Vec<_>>(), ["pi_1"]);
+    bench.store.finish_check(&due[0], None, "same").await.unwrap();
+    bench.apply(&[other]).await;
+    assert_eq!(bench.count(next).await, 1, "a duplicate asks nothing");
+    assert!(bench.store.lease_checks(soon, LEASE, bench.ids.next(), 10).await.unwrap().is_empty());
+}
+
+/// Tips: `over_capture_percent` of the account.
+pub async fn more_than_expected_is_paid_where_the_account_allows_it(bench: &Bench) {
+    let rules = Rules { over_capture_percent: HashMap::from([(account(), 20)]) };
+    let policy = Policy { events_create_orders: true, rules, ..bench.policy.clone() };
+    for (order, minor, status) in [("order-1", 5998, OrderStatus::Paid), ("order-2", 5999, OrderStatus::UnderReview)] {
+        let (registrations, payment) = ([registration(order, None, 4999)], format!("pi_{order}"));
+        let arrivals = arrivals(&[captured(&format!("evt_{order}"), &payment, Some(order), minor)]);
+        let work = Work::new(&policy, &bench.ids, NOW);
+        bench.store.apply(&Work { registrations: &registrations, arrivals: &arrivals, ..work }).await.unwrap();
+        assert_eq!(bench.status(order).await, status, "{minor} of 4999");
+    }
 }
 
 /// Every process migrates at its start, and a deploy starts many.

@@ -39,7 +39,7 @@ pub use self::retention::Kept;
 pub use self::stream::{Position, Positioned};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
-use crate::order::{AccountKey, OrderStatus, Registers, View};
+use crate::order::{AccountKey, OrderStatus, Registers, Rules, Verdict, View};
 
 /// The order's truth and the inbox.
 #[async_trait]
@@ -192,6 +192,7 @@ pub enum StoreError {
 pub struct Work<'a> {
     pub arrivals: &'a [Arrival],
     pub registrations: &'a [Registration],
+    pub reviews: &'a [Review],
     /// These come alone.
     pub replays: &'a [Replay],
     /// Nothing is written: what would be done.
@@ -206,7 +207,7 @@ impl<'a> Work<'a> {
     /// Nothing to do yet.
     #[must_use]
     pub const fn new(policy: &'a Policy, ids: &'a Ids, now: Timestamp) -> Self {
-        Self { arrivals: &[], registrations: &[], replays: &[], dry_run: false, now, ids, policy }
+        Self { arrivals: &[], registrations: &[], reviews: &[], replays: &[], dry_run: false, now, ids, policy }
     }
 }
 
@@ -219,6 +220,8 @@ pub struct Policy {
     pub first_look: HashMap<AccountKey, Duration>,
     /// Who is told of every change of an order.
     pub destinations: Vec<Arc<str>>,
+    /// What an order is judged by.
+    pub rules: Rules,
 }
 
 /// The shop's word about an order: `PUT /v1/orders/{id}`.
@@ -231,6 +234,24 @@ pub struct Registration {
     pub expires_at: Option<Timestamp>,
     /// The name of the API token.
     pub operator: String,
+}
+
+/// A person's word about an order under review: `POST /v1/orders/{id}/review`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Review {
+    pub order_id: String,
+    pub verdict: Verdict,
+    pub reason: String,
+    /// The name of the API token.
+    pub operator: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reviewed {
+    /// It is decided; the order may still be under review for another reason.
+    Decided(Box<StoredOrder>),
+    NotUnderReview,
+    NoSuchOrder,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -257,9 +278,13 @@ pub struct Applied {
     pub events: Vec<(EventKey, Option<Outcome>)>,
     /// In the order of the work.
     pub registrations: Vec<Registered>,
+    /// In the order of the work.
+    pub reviews: Vec<Reviewed>,
     pub replayed: Replayed,
     /// The orders that the work was about, and where they stand now.
     pub orders: Vec<(String, OrderStatus)>,
+    /// Payments of changed orders whose facts contradict each other.
+    pub in_doubt: BTreeSet<(AccountKey, String)>,
     /// Parked events that found their order.
     pub woken: usize,
     pub transitions: usize,
@@ -473,12 +498,15 @@ pub struct Transition {
     pub at: Timestamp,
 }
 
-/// A payment that has a first look at its PSP from now on, unless it has one.
+/// A payment that its PSP is to be asked about.
 #[derive(Debug)]
 pub struct CheckWrite {
     pub account: AccountKey,
     pub payment_id: String,
     pub next_check_at: Timestamp,
+    /// Its facts are in doubt: a look that is planned for later, or that is under way, does not answer this. A first look is
+    /// planned only where there is none yet.
+    pub in_doubt: bool,
 }
 
 /// A line of the books: how many events of an hour ended how.

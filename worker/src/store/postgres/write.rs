@@ -115,6 +115,16 @@ const INSERT_CHECKS: &str = "\
     ORDER BY psp, account, payment_id
     ON CONFLICT DO NOTHING";
 
+/// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
+const ASK_ABOUT: &str = "\
+    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, hint_seq)
+    SELECT psp, account, payment_id, next_check_at, 1
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, next_check_at)
+    ORDER BY psp, account, payment_id
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = c.hint_seq + 1,
+        next_check_at = LEAST(c.next_check_at, GREATEST(excluded.next_check_at, c.last_checked_at + interval '2 seconds'))";
+
 const ADD_TO_BOOKS: &str = "\
     INSERT INTO books (psp, account, hour, outcome, count)
     SELECT psp, account, hour, outcome, count
@@ -358,16 +368,19 @@ async fn woken(connection: &mut PgConnection, woken: &[WokenEvent]) -> Result<()
 }
 
 async fn checks(connection: &mut PgConnection, checks: &[CheckWrite]) -> Result<(), Failure> {
-    if checks.is_empty() {
-        return Ok(());
+    let (doubts, first_looks): (Vec<&CheckWrite>, Vec<&CheckWrite>) = checks.iter().partition(|check| check.in_doubt);
+    for (sql, checks) in [(INSERT_CHECKS, first_looks), (ASK_ABOUT, doubts)] {
+        if checks.is_empty() {
+            continue;
+        }
+        sqlx::query(sql)
+            .bind(array(&checks, |check| &*check.account.psp))
+            .bind(array(&checks, |check| &*check.account.account))
+            .bind(array(&checks, |check| &*check.payment_id))
+            .bind(array(&checks, |check| OffsetDateTime::from(check.next_check_at)))
+            .execute(&mut *connection)
+            .await?;
     }
-    sqlx::query(INSERT_CHECKS)
-        .bind(array(checks, |check| &*check.account.psp))
-        .bind(array(checks, |check| &*check.account.account))
-        .bind(array(checks, |check| &*check.payment_id))
-        .bind(array(checks, |check| OffsetDateTime::from(check.next_check_at)))
-        .execute(connection)
-        .await?;
     Ok(())
 }
 

@@ -13,6 +13,18 @@ use crate::store::{
     ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError, WokenEvent,
 };
 
+const INSERT_CHECK: &str =
+    "INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+
+/// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
+const ASK_ABOUT: &str = "\
+    INSERT INTO checks (psp, account, payment_id, next_check_at, hint_seq) VALUES (?1, ?2, ?3, ?4, 1)
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = hint_seq + 1,
+        next_check_at = min(
+            coalesce(next_check_at, 9223372036854775807),
+            max(excluded.next_check_at, coalesce(last_checked_at, 0) + 2000))";
+
 pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Result<(), StoreError> {
     for write in &plan.bodies {
         body(connection, write).await?;
@@ -49,9 +61,8 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
     for write in &plan.woken {
         wake(connection, write).await?;
     }
-    for CheckWrite { account, payment_id, next_check_at } in &plan.checks {
-        let check =
-            query("INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING");
+    for CheckWrite { account, payment_id, next_check_at, in_doubt } in &plan.checks {
+        let check = query(if *in_doubt { ASK_ABOUT } else { INSERT_CHECK });
         let check = check.bind(&*account.psp).bind(&*account.account).bind(&**payment_id).bind(next_check_at.millis());
         run(connection, check).await?;
     }
