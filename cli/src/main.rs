@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{config, demo, send, serve, verify};
+use paybell::commands::{config, demo, replay, send, serve, verify};
 use paybell::output::Outcome;
 
 /// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
@@ -24,6 +24,8 @@ enum Command {
     Send(send::Args),
     /// Verify a webhook: the verdict, or exactly why not
     Verify(verify::Args),
+    /// Translate kept webhooks again: after a mapping was mended, or an account's settings
+    Replay(replay::Args),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -41,6 +43,7 @@ async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Send(args) => exit(send::run(args).await),
+        Command::Replay(args) => exit(replay::run(args).await),
         Command::Verify(args) => exit(verify::run(args)),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
     };

@@ -304,8 +304,7 @@ mod tests {
     fn the_description_names_every_route_and_the_token() {
         let json = serde_json::to_value(openapi()).unwrap();
         let paths: HashSet<&str> = json["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        let known =
-            ["/v1/orders", "/v1/orders/{id}", "/v1/orders/{id}/review", "/v1/balance", "/v1/replays"];
+        let known = ["/v1/orders", "/v1/orders/{id}", "/v1/orders/{id}/review", "/v1/balance", "/v1/replays"];
         assert_eq!(paths, HashSet::from(known));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
     }

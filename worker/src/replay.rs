@@ -205,7 +205,9 @@ async fn together(context: &Context, request: &Request, mut part: Vec<Replay>, p
         }
         // Their bodies are gone, or they are too many: what contradicts is put aside for a person.
         if part.len() == before {
-            part.iter_mut().for_each(|replay| replay.concluded = true);
+            for replay in &mut part {
+                replay.concluded = true;
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod demo;
+pub mod replay;
 pub mod send;
 pub mod serve;
 pub mod verify;

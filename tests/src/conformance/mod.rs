@@ -1,4 +1,5 @@
 //! One suite a port: what every backend of it must do.
 
 pub mod queue;
+pub mod replay;
 pub mod store;

@@ -162,13 +162,8 @@ pub(super) async fn replay_webhooks(
     let Json(Object(body)) = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let page = replay::page(&context, &request(body, operator)?).await?;
     let Replayed { events, orders, skipped, unchanged, needed: _ } = page.replayed;
-    let totals = ReplayTotals {
-        webhooks: page.webhooks,
-        unchanged,
-        skipped: skipped.len(),
-        events: events.len(),
-        orders: orders.len(),
-    };
+    let totals =
+        ReplayTotals { webhooks: page.webhooks, unchanged, skipped: skipped.len(), events: events.len(), orders: orders.len() };
     let skipped = skipped.into_iter().map(|(key, reason)| {
         let (psp, account) = (key.psp.to_string(), key.account.to_string());
         ReplayItem::Skipped { psp, account, webhook_id: key.event_id, reason }
@@ -195,11 +190,8 @@ fn request(body: ReplayWebhooks, operator: String) -> Result<Request, Problem> {
             Timestamp::parse_rfc3339(&text).map(Some).map_err(|_| unprocessable(format!("{name}: {text:?} is not RFC 3339")))
         }
     };
-    let event = body.event.map(|event| EventKey {
-        psp: event.psp.into(),
-        account: event.account.into(),
-        event_id: event.event_id,
-    });
+    let event =
+        body.event.map(|event| EventKey { psp: event.psp.into(), account: event.account.into(), event_id: event.event_id });
     let selection = Selection {
         order_id: body.order_id,
         event,

@@ -16,7 +16,10 @@ use paybell_shared::event::{EventKey, Fact, PaymentEvent, ReferenceKind};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::{Origin, Planner, Seeker, Target, account_of, conflict_fingerprint, reference_key, references, same_id_fingerprint};
+use super::{
+    Origin, Planner, Seeker, Target, account_of, conflict_fingerprint, order_reference, reference_key, references,
+    same_id_fingerprint,
+};
 use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
 use crate::order::{Registers, Rules};
@@ -66,7 +69,10 @@ pub(super) fn plan(work: &Work<'_>, snapshot: &Snapshot, ids: &Ids) -> Decision 
             }
             Companions::Needed(needed) if !needed.is_empty() => {
                 let replayed = Replayed { needed: needed.into_iter().collect(), ..Replayed::default() };
-                return Decision::Write(Box::new(Plan { applied: Applied { replayed, ..Applied::default() }, ..Plan::default() }));
+                return Decision::Write(Box::new(Plan {
+                    applied: Applied { replayed, ..Applied::default() },
+                    ..Plan::default()
+                }));
             }
             Companions::Needed(_) => {}
         }
@@ -191,11 +197,6 @@ fn keys_of(row: &InboxRow) -> impl Iterator<Item = ReferenceKey> {
     fact_of(row).into_iter().flat_map(references)
 }
 
-/// An order's own id.
-fn name_of(order_id: &str) -> ReferenceKey {
-    reference_key(&"".into(), &"".into(), ReferenceKind::Order, order_id)
-}
-
 /// What the changes concern and is not locked and read yet.
 fn locks(changes: &[Change<'_>], snapshot: &Snapshot) -> Wanted {
     let mut more = Wanted::default();
@@ -207,7 +208,7 @@ fn locks(changes: &[Change<'_>], snapshot: &Snapshot) -> Wanted {
     for Change { was, row, .. } in changes {
         keys_of(row).for_each(&mut lock);
         was.iter().flat_map(|was| keys_of(&was.row)).for_each(&mut lock);
-        was.iter().filter_map(|was| was.order_id.as_deref()).map(name_of).for_each(&mut lock);
+        was.iter().filter_map(|was| was.order_id.as_deref()).map(order_reference).for_each(&mut lock);
     }
     let orders = changes.iter().filter_map(|change| change.was?.order_id.as_ref());
     more.order_events = orders.filter(|id| !snapshot.order_events.contains_key(*id)).cloned().collect();
@@ -224,7 +225,7 @@ struct Undone<'a> {
 }
 
 fn undo<'a>(changes: &[Change<'a>], snapshot: &'a Snapshot, more: &mut Wanted) -> Undone<'a> {
-    let changed: HashSet<&EventKey> = changes.iter().map(|change| &change.row.key).collect();
+    let replaced: HashSet<&EventKey> = changes.iter().map(|change| &change.row.key).collect();
     let mut by_order: BTreeMap<&str, Vec<&Change<'_>>> = BTreeMap::new();
     for change in changes {
         if let Some(order_id) = change.was.and_then(|was| was.order_id.as_deref()) {
@@ -235,7 +236,7 @@ fn undo<'a>(changes: &[Change<'a>], snapshot: &'a Snapshot, more: &mut Wanted) -
         snapshot: Snapshot {
             references: snapshot.references.clone(),
             orders: snapshot.orders.clone(),
-            parked: snapshot.parked.iter().filter(|parked| !changed.contains(&parked.event.key)).cloned().collect(),
+            parked: snapshot.parked.iter().filter(|parked| !replaced.contains(&parked.event.key)).cloned().collect(),
             ..Snapshot::default()
         },
         rebuilt: BTreeMap::new(),
@@ -246,7 +247,7 @@ fn undo<'a>(changes: &[Change<'a>], snapshot: &'a Snapshot, more: &mut Wanted) -
         // Both were asked for by `locks`; an event of an order that is not there is the audit's business.
         let (Some(order), Some(events)) = (snapshot.orders.get(order_id), snapshot.order_events.get(order_id)) else { continue };
         let bare = order.registers.without_facts();
-        let others: Vec<&KeptEvent> = events.iter().filter(|event| !changed.contains(&event.row.key)).collect();
+        let others: Vec<&KeptEvent> = events.iter().filter(|event| !replaced.contains(&event.row.key)).collect();
         let (stay, leave): (Vec<&Change<'_>>, Vec<&Change<'_>>) = changes.into_iter().partition(|change| keeps_its_place(change));
         let loose = if leave.is_empty() {
             HashSet::new()
@@ -256,7 +257,7 @@ fn undo<'a>(changes: &[Change<'a>], snapshot: &'a Snapshot, more: &mut Wanted) -
                 let (psp, account) = (&payment.account.psp, &payment.account.account);
                 reference_key(psp, account, ReferenceKind::Payment, &payment.payment_id)
             });
-            let ground = named.chain([name_of(order_id)]);
+            let ground = named.chain([order_reference(order_id)]);
             let held = others.iter().map(|event| &event.row).chain(stay.iter().map(|change| &change.row));
             let grounded = grounded(ground, held);
             let loose: Vec<&KeptEvent> =
@@ -439,9 +440,8 @@ fn replayed(
 ) -> Replayed {
     let replaced = plan.replaced.iter().map(|replaced| (Some(state_before(&replaced.was)), &replaced.write));
     let written = replaced.chain(plan.events.iter().map(|write| (None, write)));
-    let mut events: Vec<EventChange> = written
-        .map(|(before, write)| EventChange { key: write.row.key.clone(), before, after: state_after(write) })
-        .collect();
+    let mut events: Vec<EventChange> =
+        written.map(|(before, write)| EventChange { key: write.row.key.clone(), before, after: state_after(write) }).collect();
     let facts: HashMap<&EventKey, &Fact> = snapshot.parked.iter().map(|parked| (&parked.event.key, &parked.event.fact)).collect();
     events.extend(plan.woken.iter().map(|woken| {
         let fact = facts.get(&woken.key).copied().cloned();

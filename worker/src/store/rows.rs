@@ -117,9 +117,7 @@ impl KeptColumns {
                 Content::Fact { event: Box::new(from_json(&facts, "events", "facts", &key.to_string())?), foreign_mode }
             }
             (None, Outcome::Ignored) => Content::Ignored { reason },
-            (None, Outcome::Quarantined) => {
-                Content::Quarantined { reason, fingerprint: self.fingerprint.unwrap_or_default() }
-            }
+            (None, Outcome::Quarantined) => Content::Quarantined { reason, fingerprint: self.fingerprint.unwrap_or_default() },
             (None, _) => return Err(bad("facts", "there are none")),
         };
         let row = InboxRow { key, event_type, received_at, facts_sha256, mapping_version, source, content };

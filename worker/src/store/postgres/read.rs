@@ -9,9 +9,7 @@ use time::OffsetDateTime;
 use super::errors::{Failure, classify};
 use crate::order::OrderStatus;
 use crate::store::rows::{self, KeptColumns, OrderColumns, REBUILD_EVENTS_MAX, inconsistent, too_many_events};
-use crate::store::{
-    Balance, EventTotal, KeptEvent, OrderTotal, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
-};
+use crate::store::{Balance, EventTotal, KeptEvent, OrderTotal, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted};
 
 /// Makes sure that every reference has a row to lock, and returns the id of the transaction, by which its commit can be
 /// asked for later. An insert of the same row by another transaction is waited for.

@@ -10,7 +10,8 @@ use super::errors::Failure;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError, WokenEvent,
+    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
+    WokenEvent,
 };
 
 const INSERT_BODIES: &str = "\
@@ -309,11 +310,7 @@ async fn actions(connection: &mut PgConnection, actions: &[ActionWrite]) -> Resu
     Ok(())
 }
 
-async fn references(
-    connection: &mut PgConnection,
-    sql: &'static str,
-    links: &[(ReferenceKey, String)],
-) -> Result<(), Failure> {
+async fn references(connection: &mut PgConnection, sql: &'static str, links: &[(ReferenceKey, String)]) -> Result<(), Failure> {
     if links.is_empty() {
         return Ok(());
     }

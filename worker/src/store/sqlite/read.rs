@@ -9,7 +9,8 @@ use super::classify;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, KeptColumns, OrderColumns, REBUILD_EVENTS_MAX, too_many_events};
 use crate::store::{
-    Balance, BodyPlace, EventTotal, KeptEvent, OrderRow, OrderTotal, ParkedEvent, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
+    Balance, BodyPlace, EventTotal, KeptEvent, OrderRow, OrderTotal, ParkedEvent, ReferenceKey, Snapshot, StoreError,
+    StoredOrder, Wanted,
 };
 
 pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted) -> Result<Snapshot, StoreError> {
@@ -65,8 +66,7 @@ async fn body_events(connection: &mut SqliteConnection, place: &BodyPlace) -> Re
 
 /// One more than `limit` tells that there are more.
 async fn order_events(connection: &mut SqliteConnection, id: &str, limit: usize) -> Result<Vec<KeptEvent>, StoreError> {
-    let query =
-        sqlx::query("SELECT * FROM events WHERE order_id = ?1 ORDER BY received_at, psp, account, event_id LIMIT ?2");
+    let query = sqlx::query("SELECT * FROM events WHERE order_id = ?1 ORDER BY received_at, psp, account, event_id LIMIT ?2");
     let limit = i64::try_from(limit + 1).unwrap_or(i64::MAX);
     let rows = query.bind(id).bind(limit).fetch_all(connection).await.map_err(classify)?;
     rows.iter().map(kept_event).collect()

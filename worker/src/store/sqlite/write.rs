@@ -10,7 +10,8 @@ use super::classify;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError, WokenEvent,
+    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
+    WokenEvent,
 };
 
 const INSERT_CHECK: &str =
@@ -220,9 +221,8 @@ async fn link(connection: &mut SqliteConnection, reference: &ReferenceKey, order
 
 async fn unlink(connection: &mut SqliteConnection, reference: &ReferenceKey, order_id: &str) -> Result<(), StoreError> {
     let ReferenceKey { psp, account, kind, value } = reference;
-    let unlink = query(
-        "UPDATE refs SET order_id = NULL WHERE psp = ?1 AND account = ?2 AND kind = ?3 AND value = ?4 AND order_id = ?5",
-    );
+    let unlink =
+        query("UPDATE refs SET order_id = NULL WHERE psp = ?1 AND account = ?2 AND kind = ?3 AND value = ?4 AND order_id = ?5");
     run(connection, unlink.bind(&**psp).bind(&**account).bind(kind.as_str()).bind(&**value).bind(order_id)).await.map(drop)
 }
 
