@@ -202,6 +202,7 @@ async fn together(context: &Context, request: &Request, mut part: Vec<Replay>, p
                 page.webhooks += bodies.len();
                 part.extend(translated(context, &unforced, bodies, &mut page.replayed.skipped));
             }
+            part.sort_by_key(|replay| replay.place);
         }
         // Their bodies are gone, or they are too many: what contradicts is put aside for a person.
         if part.len() == before {

@@ -482,6 +482,7 @@ fn state_after(write: &EventWrite) -> EventState {
 /// Who did it and what it did, in the timeline of every order that lost, won or changed facts.
 fn record(plan: &mut Plan, work: &Work<'_>, ids: &Ids) {
     let Some(replay) = work.replays.first() else { return };
+    let forced = work.replays.iter().any(|replay| replay.forced);
     let mappings: HashMap<&EventKey, (u32, u32)> = plan
         .replaced
         .iter()
@@ -514,7 +515,7 @@ fn record(plan: &mut Plan, work: &Work<'_>, ids: &Ids) {
             operator: replay.operator.clone(),
             reason: Some(replay.reason.clone()),
             at: work.now,
-            detail: json!({ "forced": replay.forced, "events": events, "left_out": left_out }),
+            detail: json!({ "forced": forced, "events": events, "left_out": left_out }),
         });
     }
 }
