@@ -673,6 +673,25 @@ pub async fn selections_find_what_they_mean(bench: &Bench) {
     assert_eq!(bodies[3].body.bytes, envelope(&webhooks[3]).body);
 }
 
+/// Mends one webhook after another, found in every way.
+pub async fn selected_in_every_way(bench: &Bench, round: usize) {
+    let id = format!("evt_{round}");
+    let (payment, order) = (format!("pi_{round}"), format!("order-{round}"));
+    let webhook = mended(captured(&id, &payment, Some(&order), 1), captured(&id, &payment, Some(&order), 4999));
+    bench.deliver(&FIRST, &[webhook]).await;
+    let none = Selection::default();
+    let selections = [
+        Selection { event: Some(key(&id)), ..none.clone() },
+        Selection { order_id: Some(order.clone()), ..none.clone() },
+        Selection { fingerprint: Some(order.clone()), ..none.clone() },
+        Selection { since: Some(received_at(&id)), ..none },
+    ];
+    for selection in selections {
+        bench.replay(&SECOND, How { selection, ..all() }).await;
+    }
+    assert_eq!(bench.order(&order).await.view.captured, 4999);
+}
+
 pub async fn answers_of_the_psp_stay(bench: &Bench) {
     // An answer has no body: its facts are joined again as they are.
     bench.apply(&[refund("poll:1", "pi_1", "re_1", 999)]).await;
