@@ -10,6 +10,8 @@ use serde_json::Value;
 
 /// The API answers from its database; what takes longer is broken.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A page of a replay is one transaction. The API gives up after 30 s: this is above it.
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(45);
 /// A path segment keeps only what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -55,6 +57,14 @@ pub struct OrderPage {
 pub struct TimelinePage {
     pub items: Vec<Value>,
     pub next_cursor: Option<String>,
+}
+
+/// One page of a replay.
+#[derive(Debug, Deserialize)]
+pub struct ReplayPage {
+    pub items: Vec<Value>,
+    pub next_cursor: Option<String>,
+    pub totals: Value,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -142,9 +152,22 @@ impl Api {
         self.ask(Method::GET, "/v1/balance", None).await
     }
 
+    /// Replays one page of webhooks, or says what that would change.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn replay(&self, request: &Value) -> Result<ReplayPage, ApiError> {
+        let page = self.ask_within(REPLAY_TIMEOUT, Method::POST, "/v1/replays", Some(request.clone())).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
+        self.ask_within(TIMEOUT, method, path, body).await
+    }
+
+    async fn ask_within(&self, timeout: Duration, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
         let unreachable = |source| ApiError::Unreachable { url: self.url.clone(), source };
-        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(TIMEOUT);
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(timeout);
         if let Some(body) = body {
             request = request.json(&body);
         }

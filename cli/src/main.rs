@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{audit, config, demo, explain, send, serve, verify};
+use paybell::commands::{audit, config, demo, explain, replay, send, serve, verify};
 use paybell::output::Outcome;
 
 /// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
@@ -28,6 +28,8 @@ enum Command {
     Explain(explain::Args),
     /// Hold every row of the database against the others: do the books balance?
     Audit(audit::Args),
+    /// Translate kept webhooks again: after a mapping was mended, or an account's settings
+    Replay(replay::Args),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -45,6 +47,7 @@ async fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args).await,
         Command::Demo(args) => demo::run(args).await,
         Command::Send(args) => exit(send::run(args).await),
+        Command::Replay(args) => exit(replay::run(args).await),
         Command::Verify(args) => exit(verify::run(args)),
         Command::Explain(args) => exit(explain::run(args).await),
         Command::Audit(args) => exit(audit::run(args).await),

@@ -7,6 +7,7 @@ mod balance;
 mod events;
 mod orders;
 mod problem;
+mod replays;
 mod review;
 mod stream;
 mod timeline;
@@ -139,6 +140,7 @@ fn documented() -> OpenApiRouter {
         .routes(routes!(events::get_event))
         .routes(routes!(events::list_parked))
         .routes(routes!(balance::get_balance))
+        .routes(routes!(replays::replay_webhooks))
 }
 
 /// Admits a request whose bearer token has the scope that its method needs, and hands it the context.
@@ -259,6 +261,7 @@ mod tests {
             "/v1/events/{psp}/{account}/{event_id}",
             "/v1/parked",
             "/v1/balance",
+            "/v1/replays",
         ];
         assert_eq!(paths, HashSet::from(expected));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");

@@ -11,6 +11,8 @@
 //! The reference rows are what keeps a parked event from missing its order's registration: whoever speaks of a reference
 //! holds its row, so parking and registration happen one after the other.
 
+mod replay;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -36,7 +38,7 @@ const DOUBT_DELAY: Duration = Duration::from_secs(2);
 /// The keys and references that the store must look up and lock before [`plan`] can decide.
 #[must_use]
 pub fn wanted(work: &Work<'_>) -> Wanted {
-    let mut wanted = Wanted::default();
+    let mut wanted = replay::wanted(work.replays);
     for row in work.arrivals.iter().flat_map(|arrival| &arrival.rows) {
         wanted.keys.insert(row.key.clone());
         if let Content::Fact { event, .. } = &row.content {
@@ -53,6 +55,9 @@ pub fn wanted(work: &Work<'_>) -> Wanted {
 /// Decides what becomes of every event and order of the work.
 #[must_use]
 pub fn plan(work: &Work<'_>, snapshot: &Snapshot, ids: &Ids) -> Decision {
+    if !work.replays.is_empty() {
+        return replay::plan(work, snapshot, ids);
+    }
     let mut planner = Planner::new(work, snapshot, ids);
     planner.registrations();
     planner.reviews();
@@ -95,6 +100,8 @@ struct Seeker<'a> {
 enum Origin {
     /// The place of its [`EventWrite`] in the plan.
     New(usize),
+    /// The same, of one that a replay takes out of its order.
+    Loose(usize),
     Parked,
 }
 
@@ -304,7 +311,7 @@ impl<'a> Planner<'a> {
             }
         }
         for seeker in waiting {
-            if let Origin::New(_) = seeker.origin {
+            if let Origin::New(_) | Origin::Loose(_) = seeker.origin {
                 let key = &seeker.event.key;
                 self.plan.parkings.extend(references(seeker.event).map(|reference| (key.clone(), reference)));
                 self.first_look(&account_of(key), &seeker.event.payment_id);
@@ -316,11 +323,11 @@ impl<'a> Planner<'a> {
         match self.target(seeker.event) {
             Target::Unknown => false,
             Target::Conflict => {
-                // Parked ones stay parked: their references are what a person needs to see.
+                // Others are parked, or become so: their references are what a person needs to see.
                 let Origin::New(index) = seeker.origin else { return false };
                 self.plan.events[index].outcome = Outcome::Quarantined;
                 let reason = "its references lead to different orders".to_owned();
-                let fingerprint = format!("{}:reference_conflict", seeker.event.key.psp);
+                let fingerprint = conflict_fingerprint(&seeker.event.key.psp);
                 self.plan.events[index].row.content = Content::Quarantined { reason, fingerprint };
                 true
             }
@@ -343,7 +350,7 @@ impl<'a> Planner<'a> {
         }
         self.first_look(&account_of(key), &seeker.event.payment_id);
         match seeker.origin {
-            Origin::New(index) => {
+            Origin::New(index) | Origin::Loose(index) => {
                 self.plan.events[index].outcome = outcome;
                 self.plan.events[index].order_id = Some(order_id.to_owned());
             }
@@ -466,7 +473,8 @@ impl<'a> Planner<'a> {
             }
         }
         let version_of = |order_id: &str| current.get(order_id).map(|stored: &StoredOrder| stored.version);
-        for write in &mut self.plan.events {
+        let replaced = self.plan.replaced.iter_mut().map(|replaced| &mut replaced.write);
+        for write in self.plan.events.iter_mut().chain(replaced) {
             write.order_version = write.order_id.as_deref().and_then(version_of);
         }
         for woken in &mut self.plan.woken {
@@ -504,6 +512,14 @@ fn account_of(key: &EventKey) -> AccountKey {
     AccountKey { psp: Arc::clone(&key.psp), account: Arc::clone(&key.account) }
 }
 
+fn conflict_fingerprint(psp: &str) -> String {
+    format!("{psp}:reference_conflict")
+}
+
+fn same_id_fingerprint(psp: &str) -> String {
+    format!("{psp}:same_id_other_facts")
+}
+
 /// The row under which a second, different version of a known event is kept.
 fn beside(row: &InboxRow) -> InboxRow {
     let tail = row.facts_sha256[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
@@ -511,7 +527,7 @@ fn beside(row: &InboxRow) -> InboxRow {
         key: EventKey { event_id: format!("{}~{tail}", row.key.event_id), ..row.key.clone() },
         content: Content::Quarantined {
             reason: format!("the event {} is known with other facts", row.key.event_id),
-            fingerprint: format!("{}:same_id_other_facts", row.key.psp),
+            fingerprint: same_id_fingerprint(&row.key.psp),
         },
         ..row.clone()
     }

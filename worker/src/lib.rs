@@ -4,7 +4,7 @@
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
 //! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
 //! Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door;
-//! [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`] counts who waits
+//! [`replay`] translates kept webhooks again; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`] counts who waits
 //! too long; [`pulse`] says whether the database is there; [`ids`] makes random ids.
 
 pub mod api;
@@ -19,6 +19,7 @@ pub mod outbox;
 pub mod overdue;
 pub mod pulse;
 pub mod reconcile;
+pub mod replay;
 pub mod seen;
 pub mod store;
 pub mod tail;

@@ -2,4 +2,5 @@
 
 pub mod inspect;
 pub mod queue;
+pub mod replay;
 pub mod store;

@@ -162,7 +162,9 @@ impl Bench {
         outcomes(self.try_apply(&arrivals(events), &[], true).await.unwrap())
     }
 
-    async fn register(&self, registration: Registration) -> Registered {
+    /// # Panics
+    /// On any error of the store.
+    pub async fn register(&self, registration: Registration) -> Registered {
         self.try_apply(&[], &[registration], true).await.unwrap().registrations.remove(0)
     }
 
@@ -173,7 +175,9 @@ impl Bench {
         self.store.apply(&work).await.unwrap().reviews.remove(0)
     }
 
-    async fn order(&self, id: &str) -> StoredOrder {
+    /// # Panics
+    /// There is none.
+    pub async fn order(&self, id: &str) -> StoredOrder {
         self.store.order(id).await.unwrap().unwrap_or_else(|| panic!("there is no order {id}"))
     }
 
@@ -205,6 +209,18 @@ impl Bench {
         }
     }
 
+    /// All rows of a table, each as one text.
+    ///
+    /// # Panics
+    /// There is no such table.
+    pub async fn rows(&self, table: &str) -> Vec<String> {
+        if let Database::Postgres(_) = &self.database {
+            return self.texts(&format!("SELECT CAST(t AS text) FROM {table} t ORDER BY 1")).await;
+        }
+        let columns = self.texts(&format!("SELECT 'quote(' || name || ')' FROM pragma_table_info('{table}')")).await;
+        self.texts(&format!("SELECT {} FROM {table} ORDER BY 1", columns.join(" || ' ' || "))).await
+    }
+
     async fn bytes(&self, sql: &str) -> Vec<u8> {
         let sql = AssertSqlSafe(sql.to_owned());
         match &self.database {
@@ -224,7 +240,10 @@ impl Bench {
     }
 
     /// The registers of every order, by id.
-    async fn registers(&self) -> BTreeMap<String, serde_json::Value> {
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    pub async fn registers(&self) -> BTreeMap<String, serde_json::Value> {
         let ids = self.texts("SELECT id FROM orders ORDER BY id").await;
         let registers = self.texts("SELECT CAST(registers AS text) FROM orders ORDER BY id").await;
         ids.into_iter().zip(registers.iter().map(|text| serde_json::from_str(text).unwrap())).collect()

@@ -10,6 +10,8 @@ ALTER TABLE events ADD COLUMN secret_name text;
 ALTER TABLE events ADD COLUMN order_version bigint;
 -- Parked ones by their age: who waits too long.
 CREATE INDEX events_parked ON events (received_at) WHERE outcome = 'parked';
+-- The events of a body, which has the same time. Inserts go to one end of it.
+CREATE INDEX events_by_time ON events (received_at);
 -- Replay of one cause.
 CREATE INDEX events_by_fingerprint ON events (fingerprint) WHERE fingerprint IS NOT NULL;
 

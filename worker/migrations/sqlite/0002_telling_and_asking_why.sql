@@ -6,6 +6,7 @@ ALTER TABLE events ADD COLUMN parked_at INTEGER;
 ALTER TABLE events ADD COLUMN secret_name TEXT;
 ALTER TABLE events ADD COLUMN order_version INTEGER;
 CREATE INDEX events_parked ON events (received_at) WHERE outcome = 'parked';
+CREATE INDEX events_by_time ON events (received_at);
 CREATE INDEX events_by_fingerprint ON events (fingerprint) WHERE fingerprint IS NOT NULL;
 
 CREATE INDEX bodies_by_time ON bodies (received_at, id);

@@ -32,7 +32,9 @@ use uuid::Uuid;
 pub use self::audit::{AuditReport, Finding, Scope};
 pub use self::inspect::{Action, CheckState, InboxEntry, Moment, MomentKind, MomentRow, NoticeState, Place, StoredEvent};
 pub use self::outbox::{Backlog, Notice, NoticeKey, NoticeOutcome};
-pub use self::replay::{BodyPlace, Replay, Replayed, Selection, StoredBody};
+pub use self::replay::{
+    BodyPlace, EventChange, EventState, KeptEvent, OrderChange, ReplacedEvent, Replay, Replayed, Selection, StoredBody,
+};
 pub use self::retention::Kept;
 pub use self::stream::{Position, Positioned};
 use crate::ids::Ids;
@@ -215,6 +217,7 @@ pub struct Work<'a> {
     pub arrivals: &'a [Arrival],
     pub registrations: &'a [Registration],
     pub reviews: &'a [Review],
+    /// These come alone.
     pub replays: &'a [Replay],
     /// Nothing is written: what would be done.
     pub dry_run: bool,
@@ -301,8 +304,7 @@ pub struct Applied {
     pub registrations: Vec<Registered>,
     /// In the order of the work.
     pub reviews: Vec<Reviewed>,
-    /// In the order of the work.
-    pub replays: Vec<Replayed>,
+    pub replayed: Replayed,
     /// The orders that the work was about, and where they stand now.
     pub orders: Vec<(String, OrderStatus)>,
     /// Payments of changed orders whose facts contradict each other.
@@ -347,6 +349,10 @@ pub struct Snapshot {
     pub orders: HashMap<String, OrderRow>,
     /// Events parked under a locked reference.
     pub parked: Vec<ParkedEvent>,
+    /// The events of every body that was looked up.
+    pub body_events: BTreeMap<BodyPlace, Vec<KeptEvent>>,
+    /// All events of every order that was to be read whole, as they were received.
+    pub order_events: BTreeMap<String, Vec<KeptEvent>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -373,12 +379,25 @@ pub struct ParkedEvent {
 pub struct Wanted {
     pub keys: BTreeSet<EventKey>,
     pub references: BTreeSet<ReferenceKey>,
+    /// Bodies whose events are asked for.
+    pub bodies: BTreeSet<BodyPlace>,
+    /// Orders of which all events are asked for; [`ReferenceKey`]s that name them are wanted too.
+    pub order_events: BTreeSet<String>,
 }
 
 impl Wanted {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.references.is_empty()
+        let Self { keys, references, bodies, order_events } = self;
+        keys.is_empty() && references.is_empty() && bodies.is_empty() && order_events.is_empty()
+    }
+
+    pub fn extend(&mut self, more: Self) {
+        let Self { keys, references, bodies, order_events } = more;
+        self.keys.extend(keys);
+        self.references.extend(references);
+        self.bodies.extend(bodies);
+        self.order_events.extend(order_events);
     }
 }
 
@@ -396,8 +415,11 @@ pub enum Decision {
 pub struct Plan {
     pub bodies: Vec<BodyWrite>,
     pub events: Vec<EventWrite>,
+    pub replaced: Vec<ReplacedEvent>,
     pub woken: Vec<WokenEvent>,
     pub orders: Vec<OrderWrite>,
+    /// References that no longer lead to this order.
+    pub unlinks: Vec<(ReferenceKey, String)>,
     /// References that now lead to an order.
     pub links: Vec<(ReferenceKey, String)>,
     /// Names under which a parked event waits.

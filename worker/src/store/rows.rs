@@ -10,8 +10,11 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{Change, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, StoreError, StoredOrder};
-use crate::inbox::{Body, Content};
+use super::{
+    BodyPlace, Change, KeptEvent, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Selection, StoreError,
+    StoredBody, StoredOrder,
+};
+use crate::inbox::{Body, Content, InboxRow, Outcome};
 use crate::order::OrderStatus;
 
 /// An event's columns that depend on whether it was understood.
@@ -149,6 +152,104 @@ pub(super) fn parked_event(facts: Option<&str>, foreign_mode: bool, received_at:
     Ok(ParkedEvent { event, foreign_mode, received_at })
 }
 
+/// An event's columns, as a replay reads them.
+pub(super) struct KeptColumns {
+    pub key: EventKey,
+    pub event_type: String,
+    pub source: String,
+    pub facts: Option<String>,
+    pub foreign_mode: bool,
+    pub facts_sha256: Vec<u8>,
+    pub mapping_version: i64,
+    pub outcome: String,
+    pub reason: Option<String>,
+    pub fingerprint: Option<String>,
+    pub order_id: Option<String>,
+    pub body_id: Option<Uuid>,
+    pub received_at: Timestamp,
+}
+
+impl KeptColumns {
+    pub fn read(self) -> Result<KeptEvent, StoreError> {
+        let Self { key, event_type, facts, foreign_mode, order_id, received_at, .. } = self;
+        let bad = |column, problem: &str| inconsistent("events", column, &key, problem);
+        let KnownEvent { facts_sha256, mapping_version } = known_event(&key, &self.facts_sha256, self.mapping_version)?;
+        let source = [Source::Webhook, Source::Reconciliation].into_iter().find(|source| source_name(*source) == self.source);
+        let source = source.ok_or_else(|| bad("source", "it is no source"))?;
+        let outcome = Outcome::parse(&self.outcome).ok_or_else(|| bad("outcome", "it is no outcome"))?;
+        let reason = self.reason.unwrap_or_default();
+        let content = match (facts, outcome) {
+            (Some(facts), _) => {
+                Content::Fact { event: Box::new(from_json(&facts, "events", "facts", &key.to_string())?), foreign_mode }
+            }
+            (None, Outcome::Ignored) => Content::Ignored { reason },
+            (None, Outcome::Quarantined) => Content::Quarantined { reason, fingerprint: self.fingerprint.unwrap_or_default() },
+            (None, _) => return Err(bad("facts", "there are none")),
+        };
+        let row = InboxRow { key, event_type, received_at, facts_sha256, mapping_version, source, content };
+        Ok(KeptEvent { row, outcome, order_id, body: self.body_id.map(|id| BodyPlace { received_at, id }) })
+    }
+}
+
+/// A body's columns, as they were read.
+pub(super) struct StoredBodyColumns {
+    pub place: BodyPlace,
+    pub psp: String,
+    pub account: String,
+    pub webhook_id: String,
+    pub secret_name: String,
+    pub content_type: Option<String>,
+    pub headers: String,
+    pub bytes: Vec<u8>,
+    /// Empty where the call did not name it.
+    pub event_type: Option<String>,
+}
+
+impl StoredBodyColumns {
+    pub fn read(self) -> Result<StoredBody, StoreError> {
+        let headers = from_json(&self.headers, "bodies", "headers", &self.webhook_id)?;
+        let body = Body {
+            psp: self.psp.into(),
+            account: self.account.into(),
+            webhook_id: self.webhook_id,
+            received_at: self.place.received_at,
+            secret_name: self.secret_name.into(),
+            content_type: self.content_type,
+            headers,
+            bytes: self.bytes.into(),
+        };
+        Ok(StoredBody { place: self.place, body, event_type: self.event_type.filter(|name| !name.is_empty()) })
+    }
+}
+
+/// The part of all bodies in which a page lies.
+pub(super) struct Window {
+    /// Behind this one. No body has the nil id, so that the first of a time is behind it.
+    pub after: BodyPlace,
+    pub until: Timestamp,
+}
+
+impl Window {
+    pub fn of(selection: &Selection, after: Option<&BodyPlace>) -> Self {
+        let since = selection.since.unwrap_or(EARLIEST);
+        let first = BodyPlace { received_at: since, id: Uuid::nil() };
+        Self { after: after.copied().map_or(first, |after| after.max(first)), until: selection.until.unwrap_or(LATEST) }
+    }
+}
+
+/// 1970 and 9999: no webhook is older, and no database ends earlier.
+const EARLIEST: Timestamp = Timestamp::from_millis(0);
+const LATEST: Timestamp = Timestamp::from_seconds(253_402_300_799);
+
+/// Events that one transaction reads to rebuild orders: some 20 MB of facts. A hot order has half of it.
+pub(super) const REBUILD_EVENTS_MAX: usize = 20_000;
+
+/// Whoever asked for so many orders asks for fewer.
+pub(super) fn too_many_events() -> StoreError {
+    let problem = format!("the orders to rebuild have more than {REBUILD_EVENTS_MAX} events together");
+    StoreError::Refused(sqlx::Error::Encode(problem.into()))
+}
+
 /// The orders that locked references lead to or name, sorted: in this order they are locked.
 pub(super) fn order_ids(references: &BTreeMap<ReferenceKey, Option<String>>) -> Vec<String> {
     let named = references.keys().filter(|key| key.kind == ReferenceKind::Order).map(|key| &key.value);
@@ -158,11 +259,27 @@ pub(super) fn order_ids(references: &BTreeMap<ReferenceKey, Option<String>>) -> 
 
 /// Nothing but duplicates and refusals.
 pub(super) fn writes_nothing(plan: &Plan) -> bool {
-    let Plan { bodies, events, woken, orders, links, parkings, checks, books, actions, destinations: _, applied: _ } = plan;
+    let Plan {
+        bodies,
+        events,
+        replaced,
+        woken,
+        orders,
+        unlinks,
+        links,
+        parkings,
+        checks,
+        books,
+        actions,
+        destinations: _,
+        applied: _,
+    } = plan;
     bodies.is_empty()
         && events.is_empty()
+        && replaced.is_empty()
         && woken.is_empty()
         && orders.is_empty()
+        && unlinks.is_empty()
         && links.is_empty()
         && parkings.is_empty()
         && checks.is_empty()

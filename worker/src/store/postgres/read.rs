@@ -1,14 +1,17 @@
 //! Locking and reading what a transaction decides by, and the reads of the API.
 
 use paybell_shared::clock::Timestamp;
+use paybell_shared::event::EventKey;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, PgTransaction, Row as _};
 use time::OffsetDateTime;
 
 use super::errors::{Failure, classify};
 use crate::order::OrderStatus;
-use crate::store::rows::{self, OrderColumns, inconsistent};
-use crate::store::{Balance, EventTotal, HourTotal, OrderTotal, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted};
+use crate::store::rows::{self, KeptColumns, OrderColumns, REBUILD_EVENTS_MAX, inconsistent, too_many_events};
+use crate::store::{
+    Balance, EventTotal, HourTotal, KeptEvent, OrderTotal, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
+};
 
 /// Makes sure that every reference has a row to lock, and returns the id of the transaction, by which its commit can be
 /// asked for later. An insert of the same row by another transaction is waited for.
@@ -51,6 +54,20 @@ const READ_PARKED: &str = "\
     JOIN events e ON e.psp = parked.psp AND e.account = parked.account AND e.event_id = parked.event_id
     ORDER BY e.received_at, e.psp, e.account, e.event_id";
 
+const READ_BODY_EVENTS: &str = "\
+    SELECT e.psp, e.account, e.event_id, e.event_type, e.source, e.facts::text AS facts, e.foreign_mode, e.facts_sha256,
+        e.mapping_version, e.outcome, e.reason, e.fingerprint, e.order_id, e.body_id, e.received_at
+    FROM UNNEST($1::timestamptz[], $2::uuid[]) AS w(received_at, id)
+    JOIN events e ON e.received_at = w.received_at AND e.body_id = w.id
+    ORDER BY e.psp, e.account, e.event_id";
+
+const READ_ORDER_EVENTS: &str = "\
+    SELECT e.psp, e.account, e.event_id, e.event_type, e.source, e.facts::text AS facts, e.foreign_mode, e.facts_sha256,
+        e.mapping_version, e.outcome, e.reason, e.fingerprint, e.order_id, e.body_id, e.received_at
+    FROM events e WHERE e.order_id = ANY($1::text[])
+    ORDER BY e.received_at, e.psp, e.account, e.event_id
+    LIMIT $2";
+
 /// Locks and reads what is wanted. Everything is read by statements that start after the locks are held.
 pub(super) async fn snapshot(transaction: &mut PgTransaction<'_>, wanted: &Wanted) -> Result<(String, Snapshot), Failure> {
     let references = ReferenceArrays::of(&wanted.references);
@@ -88,7 +105,61 @@ pub(super) async fn snapshot(transaction: &mut PgTransaction<'_>, wanted: &Wante
             snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version)?);
         }
     }
+    kept_events(transaction, wanted, &mut snapshot).await?;
     Ok((xid, snapshot))
+}
+
+/// What replays compare, and what orders are rebuilt from.
+async fn kept_events(transaction: &mut PgTransaction<'_>, wanted: &Wanted, snapshot: &mut Snapshot) -> Result<(), Failure> {
+    if !wanted.bodies.is_empty() {
+        let (times, ids): (Vec<_>, Vec<_>) =
+            wanted.bodies.iter().map(|place| (OffsetDateTime::from(place.received_at), place.id)).unzip();
+        for row in sqlx::query(READ_BODY_EVENTS).bind(times).bind(ids).fetch_all(&mut **transaction).await? {
+            let event = kept_event(&row)?;
+            if let Some(place) = event.body {
+                snapshot.body_events.entry(place).or_default().push(event);
+            }
+        }
+    }
+    if !wanted.order_events.is_empty() {
+        snapshot.order_events = wanted.order_events.iter().map(|id| (id.clone(), Vec::new())).collect();
+        let ids: Vec<&str> = wanted.order_events.iter().map(String::as_str).collect();
+        // One more than fits tells that it does not fit.
+        let query = sqlx::query(READ_ORDER_EVENTS).bind(ids).bind(i64::try_from(REBUILD_EVENTS_MAX + 1).unwrap_or(i64::MAX));
+        let rows = query.fetch_all(&mut **transaction).await?;
+        if rows.len() > REBUILD_EVENTS_MAX {
+            return Err(too_many_events().into());
+        }
+        for row in &rows {
+            let event = kept_event(row)?;
+            if let Some(events) = event.order_id.as_ref().and_then(|id| snapshot.order_events.get_mut(id)) {
+                events.push(event);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kept_event(row: &PgRow) -> Result<KeptEvent, StoreError> {
+    let columns = || {
+        let (psp, account): (String, String) = (row.try_get("psp")?, row.try_get("account")?);
+        Ok(KeptColumns {
+            key: EventKey { psp: psp.into(), account: account.into(), event_id: row.try_get("event_id")? },
+            event_type: row.try_get("event_type")?,
+            source: row.try_get("source")?,
+            facts: row.try_get("facts")?,
+            foreign_mode: row.try_get("foreign_mode")?,
+            facts_sha256: row.try_get("facts_sha256")?,
+            mapping_version: row.try_get("mapping_version")?,
+            outcome: row.try_get("outcome")?,
+            reason: row.try_get("reason")?,
+            fingerprint: row.try_get("fingerprint")?,
+            order_id: row.try_get("order_id")?,
+            body_id: row.try_get("body_id")?,
+            received_at: timestamp(row, "received_at")?,
+        })
+    };
+    columns().map_err(classify)?.read()
 }
 
 pub(super) async fn order(connection: &mut PgConnection, id: &str) -> Result<Option<StoredOrder>, StoreError> {

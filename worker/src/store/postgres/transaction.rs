@@ -50,8 +50,7 @@ pub(super) async fn apply(pool: &PgPool, work: &Work<'_>) -> Result<Applied, Sto
         match transact(&mut connection, work, &wanted).await? {
             Round::Done(applied) => return Ok(applied),
             Round::More(more) => {
-                wanted.keys.extend(more.keys);
-                wanted.references.extend(more.references);
+                wanted.extend(more);
             }
             Round::Lost => {
                 // Given back before the wait: others may be waiting for a connection.
@@ -110,7 +109,7 @@ enum Prepared {
         xid: String,
         applied: Applied,
     },
-    /// All was known: there is nothing to commit.
+    /// All was known, or it was only asked: there is nothing to commit.
     Nothing(Applied),
     More(Wanted),
 }
@@ -119,7 +118,7 @@ async fn prepare(transaction: &mut PgTransaction<'_>, work: &Work<'_>, wanted: &
     let (xid, snapshot) = read::snapshot(transaction, wanted).await?;
     match plan(work, &snapshot, work.ids) {
         Decision::ReadMore(more) => Ok(Prepared::More(more)),
-        Decision::Write(plan) if writes_nothing(&plan) => Ok(Prepared::Nothing(plan.applied)),
+        Decision::Write(plan) if work.dry_run || writes_nothing(&plan) => Ok(Prepared::Nothing(plan.applied)),
         Decision::Write(plan) => {
             write::plan(transaction, &plan).await?;
             Ok(Prepared::Written { xid, applied: plan.applied })

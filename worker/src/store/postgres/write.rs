@@ -10,7 +10,8 @@ use super::errors::Failure;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent,
+    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
+    WokenEvent,
 };
 
 const INSERT_BODIES: &str = "\
@@ -34,6 +35,20 @@ const INSERT_EVENTS: &str = "\
             outcome, reason, fingerprint, order_id, body_id, received_at, at, secret_name, order_version)
     ORDER BY psp, account, event_id
     ON CONFLICT DO NOTHING";
+
+/// Only over what was read: a row without references has no lock.
+const REPLACE_EVENTS: &str = "\
+    UPDATE events e SET event_type = w.event_type, facts = w.facts::json, foreign_mode = w.foreign_mode,
+        facts_sha256 = w.facts_sha256, mapping_version = w.mapping_version, outcome = w.outcome, reason = w.reason,
+        fingerprint = w.fingerprint, order_id = w.order_id, order_version = w.order_version, applied_at = w.at,
+        parked_at = CASE WHEN w.outcome = 'parked' AND e.outcome <> 'parked' THEN w.at ELSE e.parked_at END
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
+            $10::boolean[], $11::bytea[], $12::bigint[], $13::text[], $14::text[], $15::text[], $16::text[], $17::bigint[],
+            $18::timestamptz[])
+        AS w(psp, account, event_id, sha256_before, mapping_before, outcome_before, order_before, event_type, facts,
+            foreign_mode, facts_sha256, mapping_version, outcome, reason, fingerprint, order_id, order_version, at)
+    WHERE e.psp = w.psp AND e.account = w.account AND e.event_id = w.event_id AND e.facts_sha256 = w.sha256_before
+        AND e.mapping_version = w.mapping_before AND e.outcome = w.outcome_before AND e.order_id IS NOT DISTINCT FROM w.order_before";
 
 const INSERT_ORDERS: &str = "\
     INSERT INTO orders (id, status, view, registers, version, review_since, updated_at)
@@ -72,6 +87,11 @@ const INSERT_ACTIONS: &str = "\
     SELECT id, order_id, kind, operator, reason, at, detail::json
     FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
         AS w(id, order_id, kind, operator, reason, at, detail)";
+
+const UNLINK_REFERENCES: &str = "\
+    UPDATE refs r SET order_id = NULL
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS w(psp, account, kind, value, order_id)
+    WHERE r.psp = w.psp AND r.account = w.account AND r.kind = w.kind AND r.value = w.value AND r.order_id = w.order_id";
 
 const UPDATE_REFERENCES: &str = "\
     UPDATE refs r SET order_id = w.order_id
@@ -123,10 +143,12 @@ pub(super) async fn plan(transaction: &mut PgTransaction<'_>, plan: &Plan) -> Re
     let connection: &mut PgConnection = transaction;
     bodies(connection, &plan.bodies).await?;
     events(connection, &plan.events).await?;
+    replaced(connection, &plan.replaced).await?;
     orders(connection, &plan.orders).await?;
     transitions(connection, plan).await?;
     actions(connection, &plan.actions).await?;
-    references(connection, &plan.links).await?;
+    references(connection, UNLINK_REFERENCES, &plan.unlinks).await?;
+    references(connection, UPDATE_REFERENCES, &plan.links).await?;
     parkings(connection, plan).await?;
     woken(connection, &plan.woken).await?;
     checks(connection, &plan.checks).await?;
@@ -183,6 +205,42 @@ async fn events(connection: &mut PgConnection, events: &[EventWrite]) -> Result<
         .await?;
     // Two workers may meet at a key without references, which no lock keeps apart: the loser finds it known next time.
     all_written(done.rows_affected(), events.len())
+}
+
+/// Whoever waited as what it was waits no more; [`parkings`] come after.
+async fn replaced(connection: &mut PgConnection, replaced: &[ReplacedEvent]) -> Result<(), Failure> {
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    let psps = array(replaced, |event| &*event.was.row.key.psp);
+    let accounts = array(replaced, |event| &*event.was.row.key.account);
+    let event_ids = array(replaced, |event| &*event.was.row.key.event_id);
+    let contents = replaced.iter().map(|event| rows::content_columns(&event.write.row.content));
+    let contents = contents.collect::<Result<Vec<ContentColumns<'_>>, StoreError>>()?;
+    let done = sqlx::query(REPLACE_EVENTS)
+        .bind(&psps)
+        .bind(&accounts)
+        .bind(&event_ids)
+        .bind(array(replaced, |event| &event.was.row.facts_sha256[..]))
+        .bind(array(replaced, |event| i64::from(event.was.row.mapping_version)))
+        .bind(array(replaced, |event| event.was.outcome.as_str()))
+        .bind(array(replaced, |event| event.was.order_id.as_deref()))
+        .bind(array(replaced, |event| &*event.write.row.event_type))
+        .bind(array(&contents, |content| content.facts.as_deref()))
+        .bind(array(&contents, |content| content.foreign_mode))
+        .bind(array(replaced, |event| &event.write.row.facts_sha256[..]))
+        .bind(array(replaced, |event| i64::from(event.write.row.mapping_version)))
+        .bind(array(replaced, |event| event.write.outcome.as_str()))
+        .bind(array(&contents, |content| content.reason))
+        .bind(array(&contents, |content| content.fingerprint))
+        .bind(array(replaced, |event| event.write.order_id.as_deref()))
+        .bind(array(replaced, |event| event.write.order_version))
+        .bind(array(replaced, |event| OffsetDateTime::from(event.write.at)))
+        .execute(&mut *connection)
+        .await?;
+    all_written(done.rows_affected(), replaced.len())?;
+    sqlx::query(DELETE_PARKINGS).bind(&psps).bind(&accounts).bind(&event_ids).execute(connection).await?;
+    Ok(())
 }
 
 async fn orders(connection: &mut PgConnection, orders: &[OrderWrite]) -> Result<(), Failure> {
@@ -258,11 +316,11 @@ async fn actions(connection: &mut PgConnection, actions: &[ActionWrite]) -> Resu
     Ok(())
 }
 
-async fn references(connection: &mut PgConnection, links: &[(ReferenceKey, String)]) -> Result<(), Failure> {
+async fn references(connection: &mut PgConnection, sql: &'static str, links: &[(ReferenceKey, String)]) -> Result<(), Failure> {
     if links.is_empty() {
         return Ok(());
     }
-    let done = sqlx::query(UPDATE_REFERENCES)
+    let done = sqlx::query(sql)
         .bind(array(links, |(key, _)| &*key.psp))
         .bind(array(links, |(key, _)| &*key.account))
         .bind(array(links, |(key, _)| key.kind.as_str()))

@@ -114,11 +114,10 @@ impl Sqlite {
             let snapshot = read::snapshot(&mut transaction, &wanted).await?;
             match plan(work, &snapshot, work.ids) {
                 Decision::ReadMore(more) => {
-                    wanted.keys.extend(more.keys);
-                    wanted.references.extend(more.references);
+                    wanted.extend(more);
                 }
                 Decision::Write(plan) => {
-                    if !writes_nothing(&plan) {
+                    if !work.dry_run && !writes_nothing(&plan) {
                         write::plan(&mut transaction, &plan).await?;
                         // An error of the disk at this point does not say what a restart will find.
                         transaction.commit().await.map_err(StoreError::Unknown)?;

@@ -10,7 +10,8 @@ use super::classify;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent,
+    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
+    WokenEvent,
 };
 
 const INSERT_CHECK: &str =
@@ -32,11 +33,17 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
     for write in &plan.events {
         event(connection, write).await?;
     }
+    for event in &plan.replaced {
+        replace(connection, event).await?;
+    }
     for write in &plan.orders {
         order(connection, write, &plan.destinations).await?;
     }
     for write in &plan.actions {
         action(connection, write).await?;
+    }
+    for (reference, order_id) in &plan.unlinks {
+        unlink(connection, reference, order_id).await?;
     }
     for (reference, order_id) in &plan.links {
         link(connection, reference, order_id).await?;
@@ -120,6 +127,36 @@ async fn event(connection: &mut SqliteConnection, write: &EventWrite) -> Result<
     run(connection, insert).await.map(drop)
 }
 
+/// Whoever waited as what it was waits no more.
+async fn replace(connection: &mut SqliteConnection, ReplacedEvent { was, write }: &ReplacedEvent) -> Result<(), StoreError> {
+    let ContentColumns { facts, foreign_mode, reason, fingerprint } = rows::content_columns(&write.row.content)?;
+    let key = &was.row.key;
+    let update = query(
+        "UPDATE events SET event_type = ?4, facts = ?5, foreign_mode = ?6, facts_sha256 = ?7, mapping_version = ?8,
+             outcome = ?9, reason = ?10, fingerprint = ?11, order_id = ?12, order_version = ?13, applied_at = ?14,
+             parked_at = CASE WHEN ?9 = 'parked' AND outcome <> 'parked' THEN ?14 ELSE parked_at END
+         WHERE psp = ?1 AND account = ?2 AND event_id = ?3",
+    )
+    .bind(&*key.psp)
+    .bind(&*key.account)
+    .bind(&*key.event_id)
+    .bind(&*write.row.event_type)
+    .bind(facts)
+    .bind(foreign_mode)
+    .bind(&write.row.facts_sha256[..])
+    .bind(write.row.mapping_version)
+    .bind(write.outcome.as_str())
+    .bind(reason)
+    .bind(fingerprint)
+    .bind(write.order_id.as_deref())
+    .bind(write.order_version)
+    .bind(write.at.millis());
+    // Read in this transaction, and nobody else writes.
+    run(connection, update).await?;
+    let delete = query("DELETE FROM parkings WHERE psp = ?1 AND account = ?2 AND event_id = ?3");
+    run(connection, delete.bind(&*key.psp).bind(&*key.account).bind(&*key.event_id)).await.map(drop)
+}
+
 async fn order(connection: &mut SqliteConnection, write: &OrderWrite, destinations: &[Arc<str>]) -> Result<(), StoreError> {
     let OrderWrite { registers, stored, previous_version, transition } = write;
     let view = rows::to_json(&stored.view)?;
@@ -183,6 +220,13 @@ async fn link(connection: &mut SqliteConnection, reference: &ReferenceKey, order
          ON CONFLICT (psp, account, kind, value) DO UPDATE SET order_id = excluded.order_id WHERE order_id IS NULL",
     );
     run(connection, link.bind(&**psp).bind(&**account).bind(kind.as_str()).bind(&**value).bind(order_id)).await.map(drop)
+}
+
+async fn unlink(connection: &mut SqliteConnection, reference: &ReferenceKey, order_id: &str) -> Result<(), StoreError> {
+    let ReferenceKey { psp, account, kind, value } = reference;
+    let unlink =
+        query("UPDATE refs SET order_id = NULL WHERE psp = ?1 AND account = ?2 AND kind = ?3 AND value = ?4 AND order_id = ?5");
+    run(connection, unlink.bind(&**psp).bind(&**account).bind(kind.as_str()).bind(&**value).bind(order_id)).await.map(drop)
 }
 
 async fn wake(connection: &mut SqliteConnection, woken: &WokenEvent) -> Result<(), StoreError> {
