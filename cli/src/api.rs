@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use paybell_shared::event::EventKey;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,8 @@ use serde_json::Value;
 
 /// The API answers from its database; what takes longer is broken.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// A page of a replay is one transaction. The API gives up after 30 s: this is above it.
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(45);
 /// A path segment keeps only what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -47,6 +50,21 @@ pub struct Order {
 pub struct OrderPage {
     pub items: Vec<Order>,
     pub next_cursor: Option<String>,
+}
+
+/// One page of a timeline.
+#[derive(Debug, Deserialize)]
+pub struct TimelinePage {
+    pub items: Vec<Value>,
+    pub next_cursor: Option<String>,
+}
+
+/// One page of a replay.
+#[derive(Debug, Deserialize)]
+pub struct ReplayPage {
+    pub items: Vec<Value>,
+    pub next_cursor: Option<String>,
+    pub totals: Value,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +116,34 @@ impl Api {
         serde_json::from_value(page).map_err(ApiError::Unintelligible)
     }
 
+    /// An order as it is told, whole.
+    ///
+    /// # Errors
+    /// As [`Api::register`]; that there is none is a refusal too.
+    pub async fn order_as_told(&self, order_id: &str) -> Result<Option<Value>, ApiError> {
+        self.ask(Method::GET, &format!("/v1/orders/{}", utf8_percent_encode(order_id, SEGMENT)), None).await.map(Some)
+    }
+
+    /// One page of an order's timeline.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn timeline(&self, order_id: &str, cursor: Option<&str>, limit: u32) -> Result<TimelinePage, ApiError> {
+        let id = utf8_percent_encode(order_id, SEGMENT);
+        let cursor = cursor.map(|cursor| format!("&cursor={}", utf8_percent_encode(cursor, SEGMENT))).unwrap_or_default();
+        let page = self.ask(Method::GET, &format!("/v1/orders/{id}/timeline?limit={limit}{cursor}"), None).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
+    /// An event as it is told, whole.
+    ///
+    /// # Errors
+    /// As [`Api::register`]; that there is none is a refusal too.
+    pub async fn event(&self, key: &EventKey) -> Result<Option<Value>, ApiError> {
+        let parts = [&*key.psp, &*key.account, &*key.event_id].map(|part| utf8_percent_encode(part, SEGMENT).to_string());
+        self.ask(Method::GET, &format!("/v1/events/{}", parts.join("/")), None).await.map(Some)
+    }
+
     /// The books.
     ///
     /// # Errors
@@ -106,9 +152,22 @@ impl Api {
         self.ask(Method::GET, "/v1/balance", None).await
     }
 
+    /// Replays one page of webhooks, or says what that would change.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn replay(&self, request: &Value) -> Result<ReplayPage, ApiError> {
+        let page = self.ask_within(REPLAY_TIMEOUT, Method::POST, "/v1/replays", Some(request.clone())).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
+        self.ask_within(TIMEOUT, method, path, body).await
+    }
+
+    async fn ask_within(&self, timeout: Duration, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
         let unreachable = |source| ApiError::Unreachable { url: self.url.clone(), source };
-        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(TIMEOUT);
+        let mut request = self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(timeout);
         if let Some(body) = body {
             request = request.json(&body);
         }

@@ -54,6 +54,7 @@ async fn main() -> ExitCode {
 
 async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::init()?;
+    config.warn();
     let shutdown = Shutdown::new();
     let queue = queue::connect(config.queue_settings("paybell-ingress")).await?;
     let started = paybell_ingress::start(config, &queue, Arc::new(SystemClock), &shutdown).await?;

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::event::Mode;
+use crate::psp::standard_webhooks::Signer;
 use crate::psp::{self, Account, Api, Keys};
 use crate::queue::QueueSettings;
 use crate::secret::{Secret, SecretError, SecretSource};
@@ -41,6 +42,8 @@ pub struct Config {
     pub retention: Retention,
     pub subscribers: Vec<Subscriber>,
     pub accounts: Vec<ConfiguredAccount>,
+    /// Variables named like ours that nothing reads: typing errors, most likely.
+    pub unread_variables: Vec<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -119,6 +122,13 @@ pub struct Seen {
     pub url: String,
 }
 
+impl std::fmt::Debug for Subscriber {
+    /// Without the URL, whose path may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber").field("name", &self.name).field("secrets", &self.secrets).finish_non_exhaustive()
+    }
+}
+
 impl std::fmt::Debug for Queue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(scheme(&self.url))
@@ -179,12 +189,12 @@ pub struct Retention {
 }
 
 /// Who is told of every change of an order by a signed request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Subscriber {
     /// Names it in the database and in metrics: its host, and a hash of its URL, which may hold a secret.
     pub name: Arc<str>,
     pub url: String,
-    /// The first one signs; the others too, so that they can be rotated.
+    /// Each signs, so that they can be rotated.
     pub secrets: Vec<Secret>,
     /// It may be at a private address, and by `http:`.
     pub allow_private: bool,
@@ -406,13 +416,38 @@ impl Config {
         // From the text itself and not from the table, so that an error knows its line.
         let mut file: File = toml::from_str(text).map_err(syntax)?;
         let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
+        let mut others = Vec::new();
         for (variable, value) in environment {
-            let Some((section, key)) = setting_of(&variable) else { continue };
+            let Some((section, key)) = setting_of(&variable) else {
+                others.push(variable);
+                continue;
+            };
             override_one(&mut table, &section, &key, typed(&variable, &section, &key, value)?);
             file = File::deserialize(table.clone())
                 .map_err(|error| ConfigError::Setting { setting: variable, problem: without_values(error.message()) })?;
         }
-        file.check()
+        let mut config = file.check()?;
+        others.retain(|variable| is_unread(variable, &config));
+        others.sort();
+        config.unread_variables = others;
+        Ok(config)
+    }
+
+    /// Every secret that was read.
+    fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        let of_accounts = self.accounts.iter().flat_map(|configured| {
+            let account = &configured.account;
+            account.keys.secrets.iter().chain(&account.api.key)
+        });
+        let of_subscribers = self.subscribers.iter().flat_map(|subscriber| &subscriber.secrets);
+        self.api.tokens.iter().map(|token| &token.secret).chain(of_subscribers).chain(of_accounts)
+    }
+
+    /// Says in the log what is odd, but no error.
+    pub fn warn(&self) {
+        for variable in &self.unread_variables {
+            tracing::warn!(variable, "is named like a setting, and is none: see `paybell config check`");
+        }
     }
 
     /// The queue's settings under a name that its operators see.
@@ -439,9 +474,25 @@ const TABLES: [&str; 9] = ["ingress", "worker", "api", "orders", "queue", "store
 fn setting_of(variable: &str) -> Option<(String, String)> {
     let (section, key) = variable.strip_prefix("PAYBELL_")?.split_once('_')?;
     let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
-    // Kubernetes tells every pod of a service `paybell-api` by PAYBELL_API_SERVICE_HOST, PAYBELL_API_PORT and more.
-    let of_kubernetes = key == "port" || key.starts_with("port_") || key.starts_with("service_");
-    (TABLES.contains(&section.as_str()) && !of_kubernetes).then_some((section, key))
+    (TABLES.contains(&section.as_str()) && !is_of_kubernetes(&key)).then_some((section, key))
+}
+
+/// Kubernetes tells every pod of a service `paybell-api` by `PAYBELL_API_SERVICE_HOST`, `PAYBELL_API_PORT`,
+/// `PAYBELL_API_PORT_8081_TCP` and more; of `paybell-api-eu` the same behind `PAYBELL_API_EU_`.
+fn is_of_kubernetes(key: &str) -> bool {
+    ["service_host", "service_port", "port"].iter().any(|part| {
+        key.match_indices(part).any(|(start, _)| {
+            let (before, after) = (&key[..start], &key[start + part.len()..]);
+            (before.is_empty() || before.ends_with('_')) && (after.is_empty() || after.starts_with('_'))
+        })
+    })
+}
+
+/// The variable is named like ours, but is no setting, no secret that a setting names, and not another program's business.
+fn is_unread(variable: &str, config: &Config) -> bool {
+    let Some(name) = variable.strip_prefix("PAYBELL_") else { return false };
+    let is_named = config.secrets().any(|secret| secret.name().strip_prefix("env:") == Some(variable));
+    variable != "PAYBELL_CONFIG" && !name.starts_with("TEST_") && !is_of_kubernetes(&name.to_ascii_lowercase()) && !is_named
 }
 
 /// A variable's text as the type that its setting has; lists are separated by commas.
@@ -554,6 +605,7 @@ impl File {
             retention: self.retention,
             subscribers,
             accounts,
+            unread_variables: Vec::new(),
         })
     }
 }
@@ -561,12 +613,24 @@ impl File {
 fn check_url(setting: &str, url: &str, schemes: &[&str]) -> Result<(), ConfigError> {
     let problem = match url.split_once(':') {
         _ if url.is_empty() => "is empty".to_owned(),
-        Some((scheme, _)) if schemes.contains(&scheme) => return Ok(()),
+        Some((scheme, rest)) if schemes.contains(&scheme) => match bad_port(rest) {
+            None => return Ok(()),
+            Some(port) => format!("has the port {port:?}, which is not 1 to 65535"),
+        },
         _ => {
             format!("must begin with one of {}", schemes.iter().map(|scheme| format!("{scheme}:")).collect::<Vec<_>>().join(", "))
         }
     };
     Err(ConfigError::Setting { setting: setting.to_owned(), problem })
+}
+
+/// What stands where a port should, if that is none. Of a URL behind its scheme; a file has no port.
+fn bad_port(rest: &str) -> Option<&str> {
+    let authority = rest.strip_prefix("//")?.split(['/', '?', '#']).next()?;
+    let host = authority.rsplit('@').next()?;
+    // Behind the brackets of an IPv6 address, where there are any.
+    let (_, port) = host.rsplit(']').next()?.rsplit_once(':')?;
+    port.parse::<u16>().map_or(true, |port| port == 0).then_some(port)
 }
 
 /// Two addresses of one process must differ, unless the system chooses their ports.
@@ -666,6 +730,9 @@ impl SubscriberTable {
         let secrets = self.secrets.iter().enumerate();
         let secrets = secrets.map(|(number, source)| read_secret(source, named(&format!("secrets[{number}]"))));
         let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
+        if let Err((number, problem)) = Signer::new(&secrets) {
+            return Err(refuse(&format!("secrets[{number}]"), problem));
+        }
         let hash = hex::encode(&Sha256::digest(&self.url)[..4]);
         let name = format!("{}/{hash}", authority.host().to_ascii_lowercase());
         Ok(Subscriber { name: name.into(), url: self.url, secrets, allow_private: self.allow_private })
@@ -806,8 +873,11 @@ mod tests {
             ("PAYBELL_API_SERVICE_HOST", "10.1.2.3"),
             ("PAYBELL_API_PORT", "tcp://10.1.2.3:8081"),
             ("PAYBELL_API_PORT_8081_TCP", "tcp://10.1.2.3:8081"),
+            ("PAYBELL_WORKER_EU_SERVICE_HOST", "10.1.2.3"),
+            ("PAYBELL_WORKER_EU_PORT_80_TCP_ADDR", "10.1.2.3"),
         ];
         let config = parse(text, &environment).unwrap();
+        assert_eq!(config.unread_variables, ["PAYBELL_STRIPE_SECRET"]);
         assert_eq!(config.queue.url, "amqps://environment");
         assert_eq!(config.store.url, "postgres://file");
         assert_eq!(config.limits.batch_max, 20);
@@ -859,6 +929,9 @@ mod tests {
         check("[queue]\nurl = ''", &["[queue] url", "empty"]);
         check("[queue]\nurl = 'http://x'", &["[queue] url", "amqp:"]);
         check("[store]\nurl = 'mysql://root:hush@x'", &["[store] url", "postgres:"]);
+        check("[queue]\nurl = 'amqp://a:hush@x:99999/v'", &["[queue] url", "99999"]);
+        check("[store]\nurl = 'postgres://a:hush@[::1]:x/paybell'", &["[store] url", "\"x\""]);
+        parse("[queue]\nurl = 'amqp://a:1@[::1]:5672/v'\n[store]\nurl = 'postgres://a:b@h/p'", &[]).unwrap();
         check("[seen]\nurl = 'x'", &["[seen] url", "memory:"]);
         check("[ingress]\npublic_url = 'pay.example'", &["[ingress] public_url", "https:"]);
         check("[ingress]\nlisten = '0.0.0.0:1'\nops_listen = '0.0.0.0:1'", &["[ingress] ops_listen", "[ingress] listen"]);
@@ -892,6 +965,36 @@ mod tests {
         ] {
             check(&format!("{STRIPE}{extra}"), &["psp[0].", named]);
         }
+    }
+
+    #[test]
+    fn a_subscriber_is_checked() {
+        let (url, key) = ("url = 'https://shop.example/hush'", "whsec_aHVzaC1odXNoLWh1c2gtaHVzaC1odXNo");
+        let table = |url: &str, secrets: &str| format!("[[subscriber]]\n{url}\nsecrets = [{secrets}]\n");
+        let good = table(url, &format!("'{key}', '{}'", &key[6..]));
+        let config = parse(&good, &[]).unwrap();
+        let [subscriber] = &config.subscribers[..] else { panic!("{config:?}") };
+        assert!(subscriber.name.starts_with("shop.example/") && !subscriber.name.contains("hush"), "{}", subscriber.name);
+        assert_eq!((subscriber.secrets.len(), subscriber.allow_private), (2, false));
+        check(&good.repeat(2), &["subscriber[1].url", "another"]);
+        for (secrets, words) in [
+            ("", "empty"),
+            ("''", "empty"),
+            ("'whsec_hush'", "24 to 64 bytes"),
+            ("'whsec_hush!'", "base64"),
+            ("'whpk_aHVzaC1odXNoLWh1c2gtaHVzaC1odXNoLWh1c2g='", "public key"),
+            ("'whsk_hush'", "private key"),
+        ] {
+            check(&table(url, secrets), &["subscriber[0].secrets", words]);
+        }
+        check(&table(url, &format!("'{key}', 'hush'")), &["subscriber[0].secrets[1]"]);
+        let key = format!("'{key}'");
+        for url in
+            ["url = ''", "url = 'http://shop.example/hush'", "url = 'https:///hush'", "url = 'https://a:hush@shop.example'"]
+        {
+            check(&table(url, &key), &["subscriber[0].url"]);
+        }
+        parse(&format!("{}allow_private = true", table("url = 'http://shop.internal/hook'", &key)), &[]).unwrap();
     }
 
     #[test]
@@ -931,6 +1034,30 @@ mod tests {
         );
         let config = parse(&text, &[]).unwrap();
         assert!(!format!("{config:?}").contains("hush"), "{config:?}");
+    }
+
+    #[test]
+    fn a_variable_that_nothing_reads_is_named() {
+        let text = "[api]\ntoken = 'env:PATH'";
+        let environment = [("PAYBELL_STROE_URL", "postgres://x"), ("PAYBELL_TEST_X", "1"), ("PAYBELLX", "1")];
+        assert_eq!(parse(text, &environment).unwrap().unread_variables, ["PAYBELL_STROE_URL"]);
+    }
+
+    #[test]
+    fn a_subscriber_is_named_by_its_host_and_never_by_its_path() {
+        let text = "[[subscriber]]\nurl = 'https://Shop.example/hooks/hush'\nsecrets = ['whsec_aHVzaGh1c2hodXNoaHVzaGh1c2hodXNoaHVzaA==']\n";
+        let config = parse(text, &[]).unwrap();
+        let name = &config.subscribers[0].name;
+        assert!(name.starts_with("shop.example/") && name.len() == "shop.example/".len() + 8, "{name}");
+        check(&text.repeat(2), &["subscriber[1].url", "another subscriber's"]);
+        let with = |url: &str| text.replace("https://Shop.example/hooks/hush", url);
+        check(&with("http://shop.example"), &["subscriber[0].url", "https:"]);
+        check(&with("https:///path"), &["subscriber[0].url"]);
+        check(&with("https://user:hush@shop.example"), &["subscriber[0].url", "credentials"]);
+        check("[[subscriber]]\nurl = 'https://shop.example'\nsecrets = []", &["subscriber[0].secrets", "empty"]);
+        check("[retention]\nbodies_days = 0", &["[retention] bodies_days"]);
+        check("[limits]\nparked_max_s = 1", &["[limits] parked_max_s"]);
+        check(&format!("{STRIPE}over_capture_percent = 101"), &["psp[0].over_capture_percent"]);
     }
 
     #[test]

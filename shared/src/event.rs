@@ -229,7 +229,17 @@ pub struct Failure {
     pub message: String,
 }
 
+/// With this begin the ids of events that adapters make of an answer about how an object stands.
+pub const ANSWER_PREFIX: &str = "poll:";
+
 impl PaymentEvent {
+    /// Whether the PSP told it when asked how the object stands. Not so an event from the PSP's list of events, which is
+    /// the same as by its webhook: what an order becomes must not depend on which of the two came first.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        self.source == Source::Reconciliation && self.key.event_id.starts_with(ANSWER_PREFIX)
+    }
+
     /// SHA-256 of what enters the merge. Two events with one key and one hash are duplicates; with two hashes, under the
     /// same mapping version, they are a security event (`design.md`, "duplicate").
     ///

@@ -335,6 +335,60 @@ async fn orders_are_listed_to_the_end_and_the_books_count_them() {
     let events = json!([{ "psp": "stripe", "account": "default", "outcome": "applied", "count": 2 }]);
     let orders = json!([{ "status": "paid", "count": 2 }, { "status": "pending", "count": ids.len() - 2 }]);
     assert_eq!(balance, json!({ "events": events, "orders": orders }));
+    let by_hour: Value = api.get("/v1/balance?by=hour").await.json().await.unwrap();
+    assert_eq!((&by_hour["events"], &by_hour["orders"]), (&balance["events"], &balance["orders"]));
+    let lines = by_hour["hours"].as_array().unwrap();
+    // Two lines, if the hour ended between the two webhooks.
+    assert_eq!(lines.iter().map(|line| line["count"].as_i64().unwrap()).sum::<i64>(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| line["outcome"] == "applied" && line["psp"] == "stripe"), "{lines:?}");
+    let before = "/v1/balance?by=hour&since=2020-01-01T00:00:00Z&until=2020-01-02T00:00:00Z";
+    assert_eq!(api.get(before).await.json::<Value>().await.unwrap()["hours"], json!([]));
+    for query in ["by=day", "by=hour&since=x", "since=2020-01-01T00:00:00Z", "by=hour&since=2020-01-01T00:00:00Z", "of=hour"] {
+        problem(api.get(&format!("/v1/balance?{query}")).await, StatusCode::BAD_REQUEST).await;
+    }
+}
+
+/// Holds when of issue C: the webhook comes before the order; with another amount than it tells, the order is under review.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_review_is_decided_by_one_who_may_and_says_why() {
+    let api = start(None, true).await;
+    let account = config(&configuration("sqlite:q", "sqlite:s", "memory:")).accounts.remove(0).account;
+    let publisher = api.queue.publisher(&api.shutdown);
+    let shop = Shop::at("", &api.url);
+    for id in ["fits", "differs"] {
+        publisher.publish(message(&account, &webhook("payment_intent.succeeded", id))).await.unwrap();
+        shop.until(id, "paid").await;
+    }
+    let (status, order) = api.register("/v1/orders/fits", &payment(json!({}))).await;
+    assert_eq!((status, &order["status"], &order["review"]), (StatusCode::OK, &json!("paid"), &json!(null)));
+    let (_, order) = api.register("/v1/orders/differs", &payment(json!({ "amount": 4000 }))).await;
+    assert_eq!((&order["status"], &order["review"]["reason"]), (&json!("under_review"), &json!("amount_mismatch")));
+    assert_eq!(order["review"]["since"], order["updated_at"]);
+
+    let review = |path: &str, token: &str, body: Value| {
+        api.request(Method::POST, &format!("/v1/orders/{path}/review")).bearer_auth(token).json(&body).send()
+    };
+    let accept = || json!({ "decision": "accept", "reason": "the tip was agreed on" });
+    problem(review("differs", READER, accept()).await.unwrap(), StatusCode::FORBIDDEN).await;
+    problem(review("fits", TOKEN, accept()).await.unwrap(), StatusCode::CONFLICT).await;
+    problem(review("unheard-of", TOKEN, accept()).await.unwrap(), StatusCode::NOT_FOUND).await;
+    problem(review("a%00b", TOKEN, accept()).await.unwrap(), StatusCode::NOT_FOUND).await;
+    for (body, named) in [
+        (json!({ "decision": "accept" }), "reason"),
+        (json!({ "decision": "accept", "reason": " " }), "reason"),
+        (json!({ "decision": "accept", "reason": "x".repeat(1001) }), "reason"),
+        (json!({ "decision": "perhaps", "reason": "x" }), "perhaps"),
+        (json!({ "decision": "accept", "reason": "x", "amount": 1 }), "amount"),
+        (json!(["accept", "x"]), "object"),
+    ] {
+        let answer = review("differs", OPERATOR, body).await.unwrap();
+        let detail = problem(answer, StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert!(detail.contains(named), "{detail}");
+    }
+    let decided: Value = review("differs", OPERATOR, accept()).await.unwrap().json().await.unwrap();
+    assert_eq!((&decided["status"], &decided["review"], &decided["captured"]), (&json!("paid"), &json!(null), &json!(4999)));
+    assert_eq!(api.get("/v1/orders/differs").await.json::<Value>().await.unwrap(), decided);
+    problem(review("differs", OPERATOR, accept()).await.unwrap(), StatusCode::CONFLICT).await;
 }
 
 #[tokio::test]

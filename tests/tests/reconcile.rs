@@ -15,14 +15,14 @@ use bytes::Bytes;
 use paybell::simulator::Webhook;
 use paybell::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState, payment_id};
 use paybell::simulator::stripe_api::StripeAccount;
-use paybell_shared::clock::{Clock as _, ManualClock, SystemClock};
+use paybell_shared::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use paybell_shared::psp::Account;
 use paybell_tests::conformance::store::Bench;
 use paybell_tests::servers::free_port;
 use paybell_tests::shop::configuration;
 use paybell_tests::worker::{FailingStore, Panicking, accounts, context, delivery, message, register};
 use paybell_worker::consume;
-use paybell_worker::order::OrderStatus;
+use paybell_worker::order::{OrderStatus, ReviewReason};
 use paybell_worker::reconcile::{Reconciler, StepReport, step};
 use paybell_worker::store::{StoreError, StoredOrder};
 use paybell_worker::transport::{HttpTransport, PspTransport, TransportError};
@@ -47,8 +47,9 @@ struct Scene {
 }
 
 /// What the test knows of Stripe's API.
-#[derive(Default)]
 struct Api {
+    /// By which its answers are dated.
+    clock: Arc<ManualClock>,
     /// How often each path was asked for.
     asked: Mutex<HashMap<String, usize>>,
     /// Answers in place of the account.
@@ -58,10 +59,23 @@ struct Api {
 async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     *api.asked.lock().unwrap().entry(request.uri().path().to_owned()).or_default() += 1;
     let instead = api.instead.lock().unwrap().clone();
-    match instead {
+    let mut answer = match instead {
         Some(instead) => instead.into_response(),
         None => next.run(request).await,
-    }
+    };
+    answer.headers_mut().insert("date", http_date(api.clock.now()).parse().unwrap());
+    answer
+}
+
+/// As RFC 9110 writes it.
+fn http_date(at: Timestamp) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let text = at.to_string();
+    let (date, time) = text.split_once('T').unwrap();
+    let parts: Vec<&str> = date.split('-').collect();
+    let weekday = DAYS[usize::try_from(at.seconds().div_euclid(86_400).rem_euclid(7)).unwrap()];
+    format!("{weekday}, {} {} {} {} GMT", parts[2], MONTHS[parts[1].parse::<usize>().unwrap() - 1], parts[0], &time[..8])
 }
 
 /// Counts requests on their way.
@@ -84,12 +98,12 @@ impl PspTransport for Counting {
 async fn scene() -> Scene {
     let start = SystemClock.now();
     let stripe = StripeAccount::new(API_KEY, Ledger::new(false, 1));
-    let api = Arc::new(Api::default());
+    let clock = Arc::new(ManualClock::at(start));
+    let api = Arc::new(Api { clock: Arc::clone(&clock), asked: Mutex::default(), instead: Mutex::default() });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let account = account_at(listener.local_addr().unwrap().port());
     let router = stripe.router().layer(from_fn_with_state(Arc::clone(&api), watch));
     let server = AbortOnDropHandle::new(tokio::spawn(axum::serve(listener, router).into_future()));
-    let clock = Arc::new(ManualClock::at(start));
     Scene { bench: Bench::sqlite().await, clock, account, stripe, api, start: start.seconds() - 3600, _server: server }
 }
 
@@ -433,4 +447,51 @@ async fn refunds_and_disputes_made_at_the_psp_are_learned() {
     for (order_id, _) in stories {
         scene.assert_true(order_id).await;
     }
+}
+
+/// Older news delivered after newer, and a PSP that says now this and now that: no webhook decides what only the PSP knows.
+#[tokio::test]
+async fn facts_that_contradict_each_other_have_the_psp_asked_until_it_agrees_with_itself() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    let id = scene.open(&reconciler, "torn").await;
+    let deliver_new = async |from: usize| {
+        let webhooks: Vec<Webhook> = scene.stripe.ledger().events()[from..].iter().map(Webhook::from).collect();
+        let deliveries = webhooks.iter().zip(1..).map(|(webhook, number)| delivery(number, message(&scene.account, webhook)));
+        consume::step(&reconciler.context, &deliveries.collect::<Vec<_>>()).await.unwrap();
+        scene.stripe.ledger().events().len()
+    };
+    let refund = {
+        let ledger = &mut scene.stripe.ledger_mut();
+        ledger.capture(&id, PAID, scene.start);
+        ledger.refund(&id, 1000, RefundState::Succeeded, scene.start + 60)
+    };
+    let told = deliver_new(0).await;
+    assert_eq!(scene.order("torn").await.view.status, OrderStatus::PartiallyRefunded);
+    assert_eq!(scene.bench.count("SELECT max(hint_seq) FROM checks").await, 0, "all agrees");
+
+    // A later webhook says that the refund is still on its way.
+    scene.stripe.ledger_mut().settle_refund(&id, refund, RefundState::Pending, scene.start + 120);
+    deliver_new(told).await;
+    scene.stripe.ledger_mut().settle_refund(&id, refund, RefundState::Succeeded, scene.start + 180);
+    assert_eq!(step(&reconciler).await.unwrap(), NOTHING_DUE, "what ends the doubt may be on its way");
+    scene.clock.advance(Duration::from_secs(2));
+    assert_eq!(step(&reconciler).await.unwrap(), CHANGED, "soon, and not in a first look's time");
+    let settled = scene.order("torn").await.view;
+    assert_eq!((settled.status, settled.review, settled.refunded), (OrderStatus::PartiallyRefunded, None, 1000));
+
+    // Asked again, the PSP takes back what it answered. Nobody is paid by a coin toss: a person looks, and it is asked again.
+    scene.stripe.ledger_mut().settle_refund(&id, refund, RefundState::Pending, scene.start + 240);
+    scene.clock.advance(UNTIL_THE_NEXT_LOOK);
+    assert_eq!(step(&reconciler).await.unwrap(), CHANGED);
+    let torn = scene.order("torn").await.view;
+    assert_eq!((torn.status, torn.review), (OrderStatus::UnderReview, Some(ReviewReason::Contradiction)));
+    assert_eq!(step(&reconciler).await.unwrap(), NOTHING_DUE, "looks that agree must be apart in time");
+
+    // It repeats its last word: so it is.
+    scene.clock.advance(UNTIL_THE_NEXT_LOOK);
+    assert_eq!(step(&reconciler).await.unwrap(), CHANGED);
+    let agreed = scene.order("torn").await.view;
+    assert_eq!((agreed.status, agreed.review, agreed.refunded), (OrderStatus::Paid, None, 0));
+    scene.bench.check_invariants().await;
 }

@@ -1,43 +1,75 @@
 //! The internal API: the shop registers orders and asks where they stand.
 //!
-//! One route a function; their description (`GET /v1/openapi.json`) is generated from them. Every request carries a bearer token.
+//! One file a subject, one function a route; their description (`GET /v1/openapi.json`) is generated from them. Here is what
+//! all have in common: the bearer token that every request carries, the size of a page.
 
+mod balance;
+mod events;
+mod orders;
 mod problem;
-mod wire;
+mod replays;
+mod review;
+mod stream;
+mod timeline;
+pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use axum::extract::rejection::{JsonRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json, Router};
-use paybell_shared::clock::Timestamp;
-use paybell_shared::config::{ApiToken, Scope};
-use paybell_shared::money::{Currency, Money};
+use paybell_shared::config::{ApiToken, Config, FINISH_MAX, Scope};
+use paybell_shared::shutdown::Shutdown;
+use tokio::time::timeout;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::problem::Problem;
-use self::wire::{Object, Order, OrderPage, OrdersQuery, RegisterOrder};
+use self::stream::Streams;
+pub(crate) use self::wire::Order;
 use crate::consume::Context;
-use crate::order::AccountKey;
-use crate::store::{Balance, Registered, Registration, Work};
+use crate::tail::Tail;
 
 /// A registration is a few hundred bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Ids are keys of indexes.
-const ORDER_ID_BYTES_MAX: usize = 255;
-/// Larger than any payment in any currency; sums of a thousand of them still fit.
-const AMOUNT_MAX: i64 = 1_000_000_000_000_000;
+/// From a request's head to the head of its answer, its body included. A stop waits no longer for anybody.
+const ANSWER_MAX: Duration = FINISH_MAX;
+/// Items of a page, where the caller does not say.
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 500;
+/// Clients that may follow the stream of changes: a shop has few servers, and each may hold one for every page that waits.
+pub const STREAM_CLIENTS_MAX: usize = 1024;
 
 /// What the API answers from, once the database is there.
 pub type Answering = Arc<OnceLock<Arc<Context>>>;
+
+/// What the API is told at its start.
+pub struct Settings {
+    pub tokens: Vec<ApiToken>,
+    /// How long an event may wait for its order.
+    pub parked_max: Duration,
+    /// How far back a stream may be resumed.
+    pub stream_kept: Duration,
+    /// More clients of the stream are refused.
+    pub stream_clients_max: usize,
+}
+
+impl Settings {
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            tokens: config.api.tokens.clone(),
+            parked_max: Duration::from_secs(config.limits.parked_max_s),
+            stream_kept: Duration::from_secs(u64::from(config.retention.stream_days) * 24 * 60 * 60),
+            stream_clients_max: STREAM_CLIENTS_MAX,
+        }
+    }
+}
 
 #[derive(Clone)]
 struct ApiState {
@@ -48,6 +80,12 @@ struct ApiState {
 /// The name of the token that a request came with.
 #[derive(Clone)]
 struct Caller(String);
+
+/// How long an event may wait for its order.
+#[derive(Clone, Copy)]
+struct Patience {
+    parked_max: Duration,
+}
 
 #[derive(OpenApi)]
 #[openapi(
@@ -66,9 +104,11 @@ impl utoipa::Modify for BearerToken {
     }
 }
 
-/// The API's routes; 503 until `context` is set.
-pub fn router(context: Answering, tokens: Vec<ApiToken>) -> Router {
+/// The API's routes; 503 until `context` is set. Streams end when the stop begins.
+pub fn router(context: Answering, settings: Settings, tail: Arc<Tail>, shutdown: &Shutdown) -> Router {
+    let Settings { tokens, parked_max, stream_kept, stream_clients_max } = settings;
     let state = ApiState { context, tokens: tokens.into() };
+    let streams = Arc::new(Streams::new(tail, stream_clients_max, stream_kept, shutdown.clone()));
     let (router, description) = documented().split_for_parts();
     let description = Arc::new(description);
     router
@@ -77,6 +117,8 @@ pub fn router(context: Answering, tokens: Vec<ApiToken>) -> Router {
         .method_not_allowed_fallback(|| {
             std::future::ready(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the route has other methods"))
         })
+        .layer(Extension(Patience { parked_max }))
+        .layer(Extension(streams))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state, authorize))
 }
@@ -89,9 +131,16 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 fn documented() -> OpenApiRouter {
     OpenApiRouter::with_openapi(Description::openapi())
-        .routes(routes!(register_order, get_order))
-        .routes(routes!(list_orders))
-        .routes(routes!(get_balance))
+        .routes(routes!(orders::register_order, orders::get_order))
+        .routes(routes!(orders::list_orders))
+        .routes(routes!(review::decide_review))
+        .routes(routes!(timeline::get_timeline))
+        .routes(routes!(stream::stream_order))
+        .routes(routes!(stream::stream_all))
+        .routes(routes!(events::get_event))
+        .routes(routes!(events::list_parked))
+        .routes(routes!(balance::get_balance))
+        .routes(routes!(replays::replay_webhooks))
 }
 
 /// Admits a request whose bearer token has the scope that its method needs, and hands it the context.
@@ -116,13 +165,19 @@ async fn authorize(State(state): State<ApiState>, mut request: Request, next: Ne
     };
     request.extensions_mut().insert(Arc::clone(context));
     request.extensions_mut().insert(Caller(token.name.clone()));
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let response = match timeout(ANSWER_MAX, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, too_long()).into_response(),
+    };
     if needed == Scope::Operate {
-        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-        let response = next.run(request).await;
         tracing::info!(event = "api.change", token = token.name, %method, path, status = response.status().as_u16());
-        return response;
     }
-    next.run(request).await
+    response
+}
+
+fn too_long() -> String {
+    format!("reading or answering the request took more than {} s: repeat it, it is safe to repeat", ANSWER_MAX.as_secs())
 }
 
 const fn scope_name(scope: Scope) -> &'static str {
@@ -132,175 +187,83 @@ const fn scope_name(scope: Scope) -> &'static str {
     }
 }
 
-/// Registers an order's payment.
-///
-/// Repeating it is a no-op. Another PSP, account or payment id adds a payment; a new `expires_at` replaces the old one.
-#[utoipa::path(
-    put, path = "/v1/orders/{id}", tag = "orders",
-    params(("id" = String, Path, description = "The shop's order id, percent-encoded", min_length = 1, max_length = 255)),
-    request_body = RegisterOrder,
-    responses(
-        (status = 200, description = "The order was known", body = Order),
-        (status = 201, description = "The order is new", body = Order),
-        (status = 400, description = "The request cannot be read", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The token lacks the scope `operate`", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Another amount or currency, or a payment of another order", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A field has an impossible value", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database is not available", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-async fn register_order(
-    Extension(context): Extension<Arc<Context>>,
-    Extension(caller): Extension<Caller>,
-    id: Result<Path<String>, axum::extract::rejection::PathRejection>,
-    body: Result<Json<Object<RegisterOrder>>, JsonRejection>,
-) -> Result<(StatusCode, Json<Order>), Problem> {
-    let Path(id) = id.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
-    let Json(Object(body)) = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
-    let registration = check_registration(&context, caller, id, body)?;
-    let registrations = [registration];
-    let work = Work { registrations: &registrations, ..context.work() };
-    let mut applied = context.store.apply(&work).await?;
-    match applied.registrations.pop() {
-        Some(Registered::Created(order)) => Ok((StatusCode::CREATED, Json((*order).into()))),
-        Some(Registered::Updated(order)) => Ok((StatusCode::OK, Json((*order).into()))),
-        Some(Registered::Refused(conflict)) => Err(Problem::new(StatusCode::CONFLICT, conflict.to_string())),
-        // The store answers every registration of its work.
-        None => Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the registration got no answer")),
-    }
-}
-
-fn check_registration(
-    context: &Context,
-    Caller(operator): Caller,
-    id: String,
-    body: RegisterOrder,
-) -> Result<Registration, Problem> {
-    let unprocessable = |detail: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail);
-    let is_id = |text: &str| !text.is_empty() && text.len() <= ORDER_ID_BYTES_MAX && !text.chars().any(char::is_control);
-    if !is_id(&id) {
-        return Err(unprocessable(format!("id: must be 1 to {ORDER_ID_BYTES_MAX} bytes without control characters")));
-    }
-    if body.payment_id.as_deref().is_some_and(|payment_id| !is_id(payment_id)) {
-        return Err(unprocessable(format!("payment_id: must be 1 to {ORDER_ID_BYTES_MAX} bytes without control characters")));
-    }
-    if !(1..=AMOUNT_MAX).contains(&body.amount) {
-        return Err(unprocessable(format!("amount: must be 1 to {AMOUNT_MAX} minor units")));
-    }
-    let currency = Currency::parse(&body.currency).map_err(|error| unprocessable(format!("currency: {error}")))?;
-    let expires_at = match body.expires_at.as_deref() {
-        None => None,
-        Some(text) => {
-            Some(Timestamp::parse_rfc3339(text).map_err(|_| unprocessable(format!("expires_at: {text:?} is not RFC 3339")))?)
-        }
-    };
-    let account = AccountKey { psp: body.psp.into(), account: body.account.as_deref().unwrap_or("default").into() };
-    if !context.accounts.contains_key(&account) {
-        let mut known: Vec<String> = context.accounts.keys().map(|key| format!("{}/{}", key.psp, key.account)).collect();
-        known.sort();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        return Err(unprocessable(format!(
-            "psp, account: {}/{} is not configured here; configured: {known}",
-            account.psp, account.account
-        )));
-    }
-    Ok(Registration {
-        order_id: id,
-        account,
-        payment_id: body.payment_id,
-        expected: Money::new(body.amount, currency),
-        expires_at,
-        operator,
-    })
-}
-
-/// Where an order stands.
-#[utoipa::path(
-    get, path = "/v1/orders/{id}", tag = "orders",
-    params(("id" = String, Path, description = "The shop's order id, percent-encoded", min_length = 1, max_length = 255)),
-    responses(
-        (status = 200, description = "The order", body = Order),
-        (status = 400, description = "The request cannot be read", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The token lacks the scope `read`", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such order", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database is not available", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-async fn get_order(
-    Extension(context): Extension<Arc<Context>>,
-    id: Result<Path<String>, axum::extract::rejection::PathRejection>,
-) -> Result<Json<Order>, Problem> {
-    let Path(id) = id.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
-    let not_found = || Problem::new(StatusCode::NOT_FOUND, "no such order");
-    if id.contains('\0') {
-        return Err(not_found()); // PostgreSQL has no text with a NUL
-    }
-    let stored = context.store.order(&id).await?.ok_or_else(not_found)?;
-    Ok(Json(stored.into()))
-}
-
-/// Orders by id, page by page.
-#[utoipa::path(
-    get, path = "/v1/orders", tag = "orders",
-    params(OrdersQuery),
-    responses(
-        (status = 200, description = "A page of orders", body = OrderPage),
-        (status = 400, description = "The query cannot be read", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The token lacks the scope `read`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database is not available", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-async fn list_orders(
-    Extension(context): Extension<Arc<Context>>,
-    query: Result<Query<OrdersQuery>, QueryRejection>,
-) -> Result<Json<OrderPage>, Problem> {
-    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail);
-    let Query(query) = query.map_err(|rejection| bad(rejection.body_text()))?;
-    let limit = query.limit.unwrap_or(PAGE_DEFAULT);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(bad(format!("limit: must be 1 to {PAGE_MAX}")));
-    }
-    if query.cursor.as_deref().is_some_and(|cursor| cursor.contains('\0')) {
-        return Err(bad("cursor: is not one that was given out".to_owned()));
-    }
-    // One more than asked for tells whether there is a next page.
-    let mut found = context.store.orders(query.status, query.cursor.as_deref(), limit + 1).await?;
+/// Leaves of what was found, which is one more than was asked for if there is more, a page; and the cursor of the next one.
+fn cut<T>(found: &mut Vec<T>, limit: u32, cursor: impl Fn(&T) -> String) -> Option<String> {
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);
-    let next_cursor = if more { found.last().map(|order| order.id.clone()) } else { None };
-    Ok(Json(OrderPage { items: found.into_iter().map(Order::from).collect(), next_cursor }))
+    if more { found.last().map(cursor) } else { None }
 }
 
-/// The books: events by outcome, orders by status.
-#[utoipa::path(
-    get, path = "/v1/balance", tag = "books",
-    responses(
-        (status = 200, description = "The totals, read in one snapshot", body = Balance),
-        (status = 401, description = "The token is missing or wrong", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "The token lacks the scope `read`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database is not available", body = Problem, content_type = "application/problem+json"),
-    )
-)]
-async fn get_balance(Extension(context): Extension<Arc<Context>>) -> Result<Json<Balance>, Problem> {
-    Ok(Json(context.store.balance().await?))
+/// How many items a page may have.
+fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
+    let limit = asked.unwrap_or(PAGE_DEFAULT);
+    let bad = || Problem::new(StatusCode::BAD_REQUEST, format!("limit: must be 1 to {PAGE_MAX}"));
+    if (1..=PAGE_MAX).contains(&limit) { Ok(limit) } else { Err(bad()) }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
+
+    use axum::body::{Body, Bytes};
+    use paybell_shared::clock::SystemClock;
+    use paybell_shared::secret::Secret;
+    use tower::ServiceExt as _;
 
     use super::*;
+    use crate::ids::Ids;
+    use crate::seen::memory::Memory;
+    use crate::store::{self, Policy};
+
+    #[tokio::test]
+    async fn a_request_whose_body_never_ends_is_answered_all_the_same() {
+        let folder = std::env::temp_dir().join(format!("paybell-api-{}", Ids::random().next()));
+        let store = store::connect(&format!("sqlite:{}", folder.join("store.db").display())).await.unwrap();
+        let context = Context {
+            epoch: store.epoch().await.unwrap(),
+            store: Arc::clone(&store),
+            seen: Arc::new(Memory::default()),
+            accounts: HashMap::new(),
+            clock: Arc::new(SystemClock),
+            ids: Ids::seeded(1),
+            policy: Policy::default(),
+        };
+        let answering = Answering::default();
+        assert!(answering.set(Arc::new(context)).is_ok());
+        let scopes = HashSet::from([Scope::Operate]);
+        let token = ApiToken { name: "test".to_owned(), secret: Secret::new("token", "hush"), scopes };
+        let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let request =
+            Request::put("/v1/orders/o").header("authorization", "Bearer hush").header("content-type", "application/json");
+        tokio::time::pause();
+        let settings =
+            Settings { tokens: vec![token], parked_max: Duration::ZERO, stream_kept: Duration::ZERO, stream_clients_max: 0 };
+        let router = router(answering, settings, Arc::new(Tail::new(1)), &Shutdown::new());
+        let answer = router.oneshot(request.body(body).unwrap()).await.unwrap();
+        tokio::time::resume();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers().contains_key("retry-after"));
+        store.close().await;
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn the_description_names_every_route_and_the_token() {
         let json = serde_json::to_value(openapi()).unwrap();
         let paths: HashSet<&str> = json["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(paths, HashSet::from(["/v1/orders", "/v1/orders/{id}", "/v1/balance"]));
+        let expected = [
+            "/v1/orders",
+            "/v1/orders/{id}",
+            "/v1/orders/{id}/review",
+            "/v1/orders/{id}/timeline",
+            "/v1/orders/{id}/stream",
+            "/v1/stream",
+            "/v1/events/{psp}/{account}/{event_id}",
+            "/v1/parked",
+            "/v1/balance",
+            "/v1/replays",
+        ];
+        assert_eq!(paths, HashSet::from(expected));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
     }
 }

@@ -9,30 +9,37 @@
 //! | mark seen, acknowledge | | a marker is missing: one look at the database more |
 //!
 //! The reference rows are what keeps a parked event from missing its order's registration: whoever speaks of a reference
-//! holds its row, so parking and registration happen one after the other. Once it leads to an order, it leads there for ever,
-//! and the order's row takes its place.
+//! holds its row, so parking and registration happen one after the other. Once it leads to an order, the order's row
+//! takes its place: only a replay leads it elsewhere, and for that the replay's transaction is alone.
+
+mod replay;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
 
 use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
-use crate::order::{AccountKey, Registers};
+use crate::order::{self, AccountKey, Registers};
 use crate::store::{
     ActionKind, ActionWrite, BodyWrite, BookKey, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan,
-    ReferenceKey, Registered, Registration, RegistrationConflict, Snapshot, StoredOrder, Transition, Wanted, WokenEvent, Work,
+    ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Transition, Wanted,
+    WokenEvent, Work,
 };
 
 const HOUR_MS: i64 = 3_600_000;
 
+/// From a webhook that contradicts what is known to the question what is true: what ends the doubt may be on its way.
+const DOUBT_DELAY: Duration = Duration::from_secs(2);
+
 /// The keys and references that the store must look up and lock before [`plan`] can decide.
 #[must_use]
 pub fn wanted(work: &Work<'_>) -> Wanted {
-    let mut wanted = Wanted::default();
+    let mut wanted = replay::wanted(work.replays);
     for row in work.arrivals.iter().flat_map(|arrival| &arrival.rows) {
         wanted.keys.insert(row.key.clone());
         if let Content::Fact { event, .. } = &row.content {
@@ -42,22 +49,28 @@ pub fn wanted(work: &Work<'_>) -> Wanted {
     for registration in work.registrations {
         wanted.references.extend(registration_references(registration));
     }
+    wanted.references.extend(work.reviews.iter().map(|review| order_reference(&review.order_id)));
     wanted.references.extend(work.wake.iter().cloned());
-    wanted.parked_led = wanted.keys.is_empty() && work.registrations.is_empty();
+    wanted.parked_led = work.arrivals.is_empty() && work.registrations.is_empty();
     wanted
 }
 
 /// Decides what becomes of every event and order of the work.
 #[must_use]
 pub fn plan(work: &Work<'_>, snapshot: &Snapshot, ids: &Ids) -> Decision {
+    if !work.replays.is_empty() {
+        return replay::plan(work, snapshot, ids);
+    }
     let mut planner = Planner::new(work, snapshot, ids);
     planner.registrations();
+    planner.reviews();
     planner.arrivals();
     planner.resolve();
     planner.finish()
 }
 
-fn references(event: &PaymentEvent) -> impl Iterator<Item = ReferenceKey> {
+/// The names that an event carries.
+pub(crate) fn references(event: &PaymentEvent) -> impl Iterator<Item = ReferenceKey> {
     event.references.iter().map(|reference| reference_key(&event.key.psp, &event.key.account, reference.kind, &reference.value))
 }
 
@@ -68,8 +81,12 @@ fn registration_references(registration: &Registration) -> impl Iterator<Item = 
     std::iter::once(key(ReferenceKind::Order, &registration.order_id)).chain(payment)
 }
 
+fn order_reference(order_id: &str) -> ReferenceKey {
+    ReferenceKey { psp: "".into(), account: "".into(), kind: ReferenceKind::Order, value: order_id.to_owned() }
+}
+
 /// The merchant's own order ids are one space for all accounts, so that all who name an order meet at one row.
-fn reference_key(psp: &Arc<str>, account: &Arc<str>, kind: ReferenceKind, value: &str) -> ReferenceKey {
+pub(crate) fn reference_key(psp: &Arc<str>, account: &Arc<str>, kind: ReferenceKind, value: &str) -> ReferenceKey {
     let of_merchant = kind == ReferenceKind::Order;
     let owner = |name: &Arc<str>| if of_merchant { Arc::from("") } else { Arc::clone(name) };
     ReferenceKey { psp: owner(psp), account: owner(account), kind, value: value.to_owned() }
@@ -86,6 +103,8 @@ struct Seeker<'a> {
 enum Origin {
     /// The place of its [`EventWrite`] in the plan.
     New(usize),
+    /// The same, of one that a replay takes out of its order.
+    Loose(usize),
     Parked,
 }
 
@@ -111,6 +130,8 @@ struct Planner<'a> {
     /// Keys of this work that were met before, with what they say.
     met: HashMap<&'a EventKey, KnownEvent>,
     refused: Vec<Option<RegistrationConflict>>,
+    /// In the order of the work; `None`: decided.
+    reviewed: Vec<Option<Reviewed>>,
     first_looks: HashSet<(AccountKey, String)>,
 }
 
@@ -127,6 +148,7 @@ impl<'a> Planner<'a> {
             links: BTreeMap::new(),
             met: HashMap::new(),
             refused: Vec::new(),
+            reviewed: Vec::new(),
             first_looks: HashSet::new(),
         }
     }
@@ -177,6 +199,31 @@ impl<'a> Planner<'a> {
         for reference in references {
             self.links.insert(reference, id.clone());
         }
+        Ok(())
+    }
+
+    /// A decision is a fact of its own, tied to the picture that it was made on: the one that stands now, under the lock.
+    fn reviews(&mut self) {
+        for review in self.work.reviews {
+            let reviewed = self.review(review).err();
+            self.reviewed.push(reviewed);
+        }
+    }
+
+    /// The answer, if nothing is decided.
+    fn review(&mut self, review: &Review) -> Result<(), Reviewed> {
+        let Review { order_id, verdict, reason, operator } = review;
+        if !self.exists(order_id) {
+            return Err(Reviewed::NoSuchOrder);
+        }
+        let (at, rules) = (self.work.now, &self.work.policy.rules);
+        let registers = self.order_mut(order_id);
+        let saw = registers.open_review(rules).ok_or(Reviewed::NotUnderReview)?;
+        let detail = serde_json::json!({ "decision": verdict, "saw": saw });
+        let (verdict, reason, operator) = (*verdict, reason.clone(), operator.clone());
+        registers.decide(order::Decision { at, verdict, reason: reason.clone(), operator: operator.clone(), saw });
+        let (id, order_id, kind) = (self.ids.next(), order_id.clone(), ActionKind::Reviewed);
+        self.plan.actions.push(ActionWrite { id, order_id, kind, operator, reason: Some(reason), at, detail });
         Ok(())
     }
 
@@ -267,7 +314,7 @@ impl<'a> Planner<'a> {
             }
         }
         for seeker in waiting {
-            if let Origin::New(_) = seeker.origin {
+            if let Origin::New(_) | Origin::Loose(_) = seeker.origin {
                 let key = &seeker.event.key;
                 self.plan.parkings.extend(references(seeker.event).map(|reference| (key.clone(), reference)));
                 self.first_look(&account_of(key), &seeker.event.payment_id);
@@ -279,11 +326,11 @@ impl<'a> Planner<'a> {
         match self.target(seeker.event) {
             Target::Unknown => false,
             Target::Conflict => {
-                // Parked ones stay parked: their references are what a person needs to see.
+                // Others are parked, or become so: their references are what a person needs to see.
                 let Origin::New(index) = seeker.origin else { return false };
                 self.plan.events[index].outcome = Outcome::Quarantined;
                 let reason = "its references lead to different orders".to_owned();
-                let fingerprint = format!("{}:reference_conflict", seeker.event.key.psp);
+                let fingerprint = conflict_fingerprint(&seeker.event.key.psp);
                 self.plan.events[index].row.content = Content::Quarantined { reason, fingerprint };
                 true
             }
@@ -306,7 +353,7 @@ impl<'a> Planner<'a> {
         }
         self.first_look(&account_of(key), &seeker.event.payment_id);
         match seeker.origin {
-            Origin::New(index) => {
+            Origin::New(index) | Origin::Loose(index) => {
                 self.plan.events[index].outcome = outcome;
                 self.plan.events[index].order_id = Some(order_id.to_owned());
             }
@@ -373,8 +420,33 @@ impl<'a> Planner<'a> {
             && self.first_looks.insert((account.clone(), payment_id.to_owned()))
         {
             let next_check_at = self.work.now.plus(*delay);
-            self.plan.checks.push(CheckWrite { account: account.clone(), payment_id: payment_id.to_owned(), next_check_at });
+            let (account, payment_id) = (account.clone(), payment_id.to_owned());
+            self.plan.checks.push(CheckWrite { account, payment_id, next_check_at, in_doubt: false });
         }
+    }
+
+    /// Has the PSP asked about payments of a changed order whose facts are in doubt; but not by its own answer, which is
+    /// followed by the next question in its time: two looks that agree must be apart.
+    fn doubts(&mut self, registers: &Registers) {
+        let next_check_at = self.work.now.plus(DOUBT_DELAY);
+        for (account, payment_id) in registers.in_doubt() {
+            if self.work.policy.first_look.contains_key(&account) && !self.is_answered(&account, &payment_id) {
+                let (account, payment_id) = (account.clone(), payment_id.clone());
+                self.plan.checks.push(CheckWrite { account, payment_id, next_check_at, in_doubt: true });
+            }
+            self.plan.applied.in_doubt.insert((account, payment_id));
+        }
+    }
+
+    /// This work holds the PSP's answer about the payment.
+    fn is_answered(&self, account: &AccountKey, payment_id: &str) -> bool {
+        let rows = self.work.arrivals.iter().flat_map(|arrival| &arrival.rows);
+        rows.into_iter().any(|row| match &row.content {
+            Content::Fact { event, .. } => {
+                event.is_answer() && event.payment_id == payment_id && account_of(&event.key) == *account
+            }
+            Content::Ignored { .. } | Content::Quarantined { .. } => false,
+        })
     }
 
     fn book(&mut self, account: &AccountKey, received_at: Timestamp, outcome: Outcome, count: i64) {
@@ -396,14 +468,16 @@ impl<'a> Planner<'a> {
         let mut current: HashMap<String, StoredOrder> = HashMap::new();
         for (id, registers) in std::mem::take(&mut self.orders) {
             let known = self.snapshot.orders.get(&id);
-            let write = order_write(&id, registers, known, self.work.now, self.ids);
+            let write = order_write(&id, registers, known, self.work, self.ids);
             current.insert(id, write.stored.clone());
             if known.is_none_or(|known| known.registers != write.registers) {
+                self.doubts(&write.registers);
                 self.plan.orders.push(write);
             }
         }
         let version_of = |order_id: &str| current.get(order_id).map(|stored: &StoredOrder| stored.version);
-        for write in &mut self.plan.events {
+        let replaced = self.plan.replaced.iter_mut().map(|replaced| &mut replaced.write);
+        for write in self.plan.events.iter_mut().chain(replaced) {
             write.order_version = write.order_id.as_deref().and_then(version_of);
         }
         for woken in &mut self.plan.woken {
@@ -412,6 +486,11 @@ impl<'a> Planner<'a> {
         self.plan.destinations.clone_from(&self.work.policy.destinations);
         let is_new = |(reference, _): &(ReferenceKey, String)| !matches!(self.snapshot.references.get(reference), Some(Some(_)));
         self.plan.links = self.links.into_iter().filter(is_new).collect();
+        let answers = self.work.reviews.iter().zip(self.reviewed).filter_map(|(review, reviewed)| {
+            // A decided order is always among those that became something.
+            reviewed.or_else(|| Some(Reviewed::Decided(Box::new(current.get(&review.order_id)?.clone()))))
+        });
+        self.plan.applied.reviews = answers.collect();
         self.plan.applied.registrations = registered(self.work, self.snapshot, self.refused, &current);
         self.plan.applied.orders = current.iter().map(|(id, stored)| (id.clone(), stored.view.status)).collect();
         self.plan.applied.woken = self.plan.woken.len();
@@ -436,6 +515,14 @@ fn account_of(key: &EventKey) -> AccountKey {
     AccountKey { psp: Arc::clone(&key.psp), account: Arc::clone(&key.account) }
 }
 
+fn conflict_fingerprint(psp: &str) -> String {
+    format!("{psp}:reference_conflict")
+}
+
+fn same_id_fingerprint(psp: &str) -> String {
+    format!("{psp}:same_id_other_facts")
+}
+
 /// The row under which a second, different version of a known event is kept.
 fn beside(row: &InboxRow) -> InboxRow {
     let tail = row.facts_sha256[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
@@ -443,14 +530,14 @@ fn beside(row: &InboxRow) -> InboxRow {
         key: EventKey { event_id: format!("{}~{tail}", row.key.event_id), ..row.key.clone() },
         content: Content::Quarantined {
             reason: format!("the event {} is known with other facts", row.key.event_id),
-            fingerprint: format!("{}:same_id_other_facts", row.key.psp),
+            fingerprint: same_id_fingerprint(&row.key.psp),
         },
         ..row.clone()
     }
 }
 
-fn order_write(id: &str, registers: Registers, known: Option<&OrderRow>, now: Timestamp, ids: &Ids) -> OrderWrite {
-    let view = registers.view();
+fn order_write(id: &str, registers: Registers, known: Option<&OrderRow>, work: &Work<'_>, ids: &Ids) -> OrderWrite {
+    let (view, now) = (registers.view(&work.policy.rules), work.now);
     let previous = known.map(|row| &row.stored);
     let previous_version = previous.map_or(0, |stored| stored.version);
     if let Some(stored) = previous

@@ -32,7 +32,7 @@ pub struct Body {
 }
 
 /// One event of an arrival.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboxRow {
     pub key: EventKey,
     pub event_type: String,
@@ -44,7 +44,7 @@ pub struct InboxRow {
     pub content: Content,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     Fact {
         event: Box<PaymentEvent>,
@@ -62,7 +62,7 @@ pub enum Content {
 }
 
 /// What became of an event. Every event in the inbox has exactly one (invariant I11).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Applied,

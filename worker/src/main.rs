@@ -63,6 +63,7 @@ fn is_of_setting(error: &anyhow::Error) -> bool {
 
 async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let metrics = telemetry::init()?;
+    config.warn();
     let shutdown = Shutdown::new();
     let ops_listener = serve::bind(config.worker.ops_listen)?;
     let queue = queue::connect(config.queue_settings("paybell-worker")).await?;

@@ -141,16 +141,19 @@ enum Looked {
 
 async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, StoreError> {
     let context = &reconciler.context;
-    let (looked, order_status, result) = match ask(reconciler, check).await {
+    let mut left = Left { order_status: check.order_status, in_doubt: true };
+    let (looked, result) = match ask(reconciler, check).await {
         Ok(told) => match apply(reconciler, check, told).await {
-            Ok((true, status)) => (Looked::Changed, status, "changed"),
-            Ok((false, status)) => (Looked::Same, status, "same"),
+            Ok((changed, now)) => {
+                left = now;
+                if changed { (Looked::Changed, "changed") } else { (Looked::Same, "same") }
+            }
             // Of this answer alone: the others go on, and this payment does not come first again in five minutes.
             Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) => {
                 let (psp, account) = (&*check.account.psp, &*check.account.account);
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::error!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "not stored");
-                (Looked::Failed, check.order_status, "failed")
+                (Looked::Failed, "failed")
             }
             Err(error) => return Err(error),
         },
@@ -158,11 +161,11 @@ async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, Store
             let (psp, account) = (&*check.account.psp, &*check.account.account);
             let error = format!("{:#}", anyhow::Error::new(error));
             tracing::warn!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "no answer");
-            (Looked::Failed, check.order_status, "failed")
+            (Looked::Failed, "failed")
         }
     };
     metrics::counter!(RECONCILE_LOOKS_TOTAL, PSP => Arc::clone(&check.account.psp), OUTCOME => result).increment(1);
-    let next = next_look(order_status, check.looks, context.clock.now());
+    let next = next_look(&left, check.looks, context.clock.now());
     context.store.finish_check(check, next, result).await?;
     Ok(looked)
 }
@@ -196,22 +199,41 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookErro
     Err(LookError::Endless)
 }
 
-async fn apply(reconciler: &Reconciler, check: &DueCheck, told: Told) -> Result<(bool, Option<OrderStatus>), StoreError> {
+/// What a look left.
+struct Left {
+    order_status: Option<OrderStatus>,
+    /// There was no answer, or it did not end the contradiction.
+    in_doubt: bool,
+}
+
+/// Whether an order changed, and where it stands now.
+async fn apply(reconciler: &Reconciler, check: &DueCheck, told: Told) -> Result<(bool, Left), StoreError> {
     let context = &reconciler.context;
-    let Some(account) = context.accounts.get(&check.account) else { return Ok((false, check.order_status)) };
+    let Some(account) = context.accounts.get(&check.account) else {
+        return Ok((false, Left { order_status: check.order_status, in_doubt: true }));
+    };
     let now = context.clock.now();
     let arrivals = [Arrival::of_answer(told.events, told.unread, account, now)];
     let work = Work { arrivals: &arrivals, now, ..context.work() };
     let applied = context.store.apply(&work).await?;
-    Ok((applied.transitions > 0, applied.orders.first().map(|(_, status)| *status).or(check.order_status)))
+    let order_status = applied.orders.first().map(|(_, status)| *status).or(check.order_status);
+    let in_doubt = applied.in_doubt.contains(&(check.account.clone(), check.payment_id.clone()));
+    Ok((applied.transitions > 0, Left { order_status, in_doubt }))
 }
 
-/// When to look next: not at all once the payment is paid or given up, else ever more rarely.
-fn next_look(status: Option<OrderStatus>, looks: i32, now: Timestamp) -> Option<Timestamp> {
-    let settled = matches!(
-        status,
-        Some(OrderStatus::Paid | OrderStatus::Refunded | OrderStatus::ChargedBack | OrderStatus::Canceled | OrderStatus::Expired)
-    );
+/// When to look next: not at all once the payment is paid or given up beyond doubt, else ever more rarely.
+fn next_look(left: &Left, looks: i32, now: Timestamp) -> Option<Timestamp> {
+    let settled = !left.in_doubt
+        && matches!(
+            left.order_status,
+            Some(
+                OrderStatus::Paid
+                    | OrderStatus::Refunded
+                    | OrderStatus::ChargedBack
+                    | OrderStatus::Canceled
+                    | OrderStatus::Expired
+            )
+        );
     let doublings = u32::try_from(looks).unwrap_or(0).min(16);
     (!settled).then(|| now.plus((NEXT_LOOK_MIN * 2_u32.pow(doublings)).min(NEXT_LOOK_MAX)))
 }

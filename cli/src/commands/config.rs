@@ -122,7 +122,8 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
 }
 
 fn warnings(config: &Config) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let unread = |variable: &String| format!("{variable}: is named like a setting, and is none");
+    let mut warnings: Vec<String> = config.unread_variables.iter().map(unread).collect();
     let is_literal = |secret: &Secret| !secret.name().starts_with("env:") && !secret.name().starts_with("file:");
     for (index, configured) in config.accounts.iter().enumerate() {
         let account = &configured.account;

@@ -54,6 +54,7 @@ pub async fn run(args: Args) -> Result<ExitCode, Failure> {
     };
     let config = Config::load(Some(&path)).map_err(Failure::usage)?;
     let metrics = telemetry::init().map_err(Failure::usage)?;
+    config.warn();
     let shutdown = Shutdown::new();
     let addresses = match start(&config, Arc::new(SystemClock), metrics, &shutdown).await {
         Ok(addresses) => addresses,

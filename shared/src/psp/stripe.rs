@@ -38,8 +38,8 @@ use super::{
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
 use crate::event::{
-    DisputeState, EventKey, Fact, FactVersion, Failure, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind,
-    RefundState, Source,
+    ANSWER_PREFIX, DisputeState, EventKey, Fact, FactVersion, Failure, Mode, PaymentEvent, PaymentFact, PaymentState, Reference,
+    ReferenceKind, RefundState, Source,
 };
 
 /// The adapter.
@@ -767,7 +767,7 @@ impl Look<'_> {
     fn event(&self, object: &Node<'_>, fact: Fact) -> Result<PaymentEvent, Problem> {
         let id = object.name("id")?;
         Ok(PaymentEvent {
-            key: key(self.account, format!("poll:{id}:{}", self.asked.look_id)),
+            key: key(self.account, format!("{ANSWER_PREFIX}{id}:{}", self.asked.look_id)),
             event_type: format!("poll:{}", object.optional_name("object")?.unwrap_or("object")),
             occurred_at: self.at,
             source: Source::Reconciliation,

@@ -218,7 +218,10 @@ impl Drop for Service {
 
 /// A binary of ours: beside the test's executable, or one folder up (tests lie in `target/<profile>/deps`). One that is
 /// older than its sources is refused: the test would tell of a program that is no more.
-fn built(name: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// It is not built, or older than its sources.
+pub fn built(name: &str) -> Result<PathBuf> {
     let executable = std::env::current_exe().context("the test's own executable is unknown")?;
     let mut candidates = executable.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     let program = candidates

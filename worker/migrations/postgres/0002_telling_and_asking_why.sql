@@ -10,12 +10,17 @@ ALTER TABLE events ADD COLUMN secret_name text;
 ALTER TABLE events ADD COLUMN order_version bigint;
 -- Parked ones by their age: who waits too long.
 CREATE INDEX events_parked ON events (received_at) WHERE outcome = 'parked';
+-- The events of a body, which has the same time. Inserts go to one end of it.
+CREATE INDEX events_by_time ON events (received_at);
 -- Replay of one cause.
 CREATE INDEX events_by_fingerprint ON events (fingerprint) WHERE fingerprint IS NOT NULL;
 
 -- By time first: inserts go to one end of the index, and a replay reads a range.
 ALTER TABLE bodies DROP CONSTRAINT bodies_pkey;
 ALTER TABLE bodies ADD PRIMARY KEY (received_at, id);
+
+-- Over everything that a replay reads: an altered byte is found. Null in rows of version 1.
+ALTER TABLE bodies ADD COLUMN sha256 bytea CHECK (octet_length(sha256) = 32);
 
 -- The stream: see transitions in version 1.
 CREATE INDEX transitions_by_position ON transitions (xid, position);
@@ -29,15 +34,18 @@ CREATE TABLE outbox (
     destination text COLLATE "C" NOT NULL,
     order_id text COLLATE "C" NOT NULL,
     version bigint NOT NULL,
+    -- When the change was made.
+    at timestamptz NOT NULL,
+    -- Not to be touched before: when the next attempt is due; under a lease, when that ends; behind a lower version of its
+    -- order that was found unsent, when that one is due.
     next_attempt_at timestamptz NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
     last_error text,
     lease_token uuid,
-    lease_until timestamptz,
     -- An order's lowest version at a destination goes first.
     PRIMARY KEY (destination, order_id, version)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.01);
-CREATE INDEX outbox_due ON outbox (next_attempt_at);
+CREATE INDEX outbox_due ON outbox (destination, next_attempt_at);
 
 -- What was told, or given up after the last attempt.
 CREATE TABLE notices (

@@ -29,15 +29,20 @@ use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
-pub use self::audit::{AuditReport, Finding};
-pub use self::inspect::{Action, CheckState, NoticeState, ParkedRow, StoredEvent, Timeline};
+pub use self::audit::{AuditReport, Finding, Scope};
+pub use self::inspect::{Action, CheckState, InboxEntry, Moment, MomentKind, MomentRow, NoticeState, Place, StoredEvent};
 pub use self::outbox::{Backlog, Notice, NoticeKey, NoticeOutcome};
-pub use self::replay::{BodyPlace, Replay, Replayed, Selection, StoredBody};
+pub use self::replay::{
+    BodyPlace, EventChange, EventState, KeptEvent, OrderChange, ReplacedEvent, Replay, Replayed, Selection, StoredBody,
+};
 pub use self::retention::Kept;
 pub use self::stream::{Position, Positioned};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
-use crate::order::{AccountKey, OrderStatus, Registers, View};
+use crate::order::{AccountKey, OrderStatus, Registers, Rules, Verdict, View};
+
+/// So many parked events are counted; that there are more says the same.
+pub const OVERDUE_COUNTED_MAX: u32 = 10_000;
 
 /// The order's truth and the inbox.
 #[async_trait]
@@ -71,6 +76,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The database does not answer.
     async fn balance(&self) -> Result<Balance, StoreError>;
+
+    /// The books' lines of the hours that begin from `since` on and before `until`, by hour.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError>;
 
     /// Leases the payments that are due, oldest first, committing the lease: whoever dies with one loses it at
     /// `now + lease`. A payment with a live lease is not due.
@@ -125,15 +136,23 @@ pub trait Store: Send + Sync {
     /// The database does not answer.
     async fn changes_after(&self, order_id: Option<&str>, after: Position, limit: u32) -> Result<Vec<Positioned>, StoreError>;
 
-    /// All that is kept of an order, read in one snapshot; `None`: no such order.
+    /// The change that made an order what it is; `None`: no such order. What comes after it in the stream is what becomes of
+    /// the order later.
     ///
     /// # Errors
     /// The database does not answer.
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError>;
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError>;
+
+    /// A page of an order's moments in the order of their places, from behind `after`, read in one snapshot; `None`: no such
+    /// order.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError>;
 
     /// # Errors
     /// The database does not answer.
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError>;
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError>;
 
     /// Parked events received before `before`, oldest first, from behind `after`.
     ///
@@ -144,7 +163,7 @@ pub trait Store: Send + Sync {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError>;
+    ) -> Result<Vec<InboxEntry>, StoreError>;
 
     /// Names that lead to an order and under which events are parked all the same, from behind `after`: what a crash between
     /// two transactions left.
@@ -153,11 +172,18 @@ pub trait Store: Send + Sync {
     /// The database does not answer.
     async fn unwoken(&self, after: Option<&ReferenceKey>, limit: u32) -> Result<Vec<ReferenceKey>, StoreError>;
 
-    /// Proves invariant I11 in one snapshot; `progress` is told how many rows were looked at, of about how many.
+    /// How many parked events were received before `before`, counted up to [`OVERDUE_COUNTED_MAX`].
     ///
     /// # Errors
     /// The database does not answer.
-    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError>;
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError>;
+
+    /// Holds every row against the others in one snapshot (invariant I11); `progress` is told how many rows were looked at,
+    /// of about how many.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn audit(&self, scope: Scope<'_>, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError>;
 
     /// Kept bodies that a selection means, in the order of their places, from behind `after`.
     ///
@@ -199,6 +225,8 @@ pub enum StoreError {
 pub struct Work<'a> {
     pub arrivals: &'a [Arrival],
     pub registrations: &'a [Registration],
+    pub reviews: &'a [Review],
+    /// These come alone.
     pub replays: &'a [Replay],
     /// Names that lead to an order, under which parked events are to be woken.
     pub wake: &'a [ReferenceKey],
@@ -214,7 +242,7 @@ impl<'a> Work<'a> {
     /// Nothing to do yet.
     #[must_use]
     pub const fn new(policy: &'a Policy, ids: &'a Ids, now: Timestamp) -> Self {
-        Self { arrivals: &[], registrations: &[], replays: &[], wake: &[], dry_run: false, now, ids, policy }
+        Self { arrivals: &[], registrations: &[], reviews: &[], replays: &[], wake: &[], dry_run: false, now, ids, policy }
     }
 }
 
@@ -234,6 +262,8 @@ pub struct Policy {
     pub first_look: HashMap<AccountKey, Duration>,
     /// Who is told of every change of an order.
     pub destinations: Vec<Arc<str>>,
+    /// What an order is judged by.
+    pub rules: Rules,
 }
 
 /// The shop's word about an order: `PUT /v1/orders/{id}`.
@@ -246,6 +276,24 @@ pub struct Registration {
     pub expires_at: Option<Timestamp>,
     /// The name of the API token.
     pub operator: String,
+}
+
+/// A person's word about an order under review: `POST /v1/orders/{id}/review`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Review {
+    pub order_id: String,
+    pub verdict: Verdict,
+    pub reason: String,
+    /// The name of the API token.
+    pub operator: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reviewed {
+    /// It is decided; the order may still be under review for another reason.
+    Decided(Box<StoredOrder>),
+    NotUnderReview,
+    NoSuchOrder,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -273,9 +321,12 @@ pub struct Applied {
     /// In the order of the work.
     pub registrations: Vec<Registered>,
     /// In the order of the work.
-    pub replays: Vec<Replayed>,
+    pub reviews: Vec<Reviewed>,
+    pub replayed: Replayed,
     /// The orders that the work was about, and where they stand now.
     pub orders: Vec<(String, OrderStatus)>,
+    /// Payments of changed orders whose facts contradict each other.
+    pub in_doubt: BTreeSet<(AccountKey, String)>,
     /// Parked events that found their order.
     pub woken: usize,
     pub transitions: usize,
@@ -338,6 +389,10 @@ pub struct Snapshot {
     pub orders: HashMap<String, OrderRow>,
     /// Events parked under these references, if they may be woken: the first [`PARKED_MAX`] by key.
     pub parked: Vec<ParkedEvent>,
+    /// The events of every body that was looked up.
+    pub body_events: BTreeMap<BodyPlace, Vec<KeptEvent>>,
+    /// All events of every order that was to be read whole, as they were received.
+    pub order_events: BTreeMap<String, Vec<KeptEvent>>,
 }
 
 impl Snapshot {
@@ -382,26 +437,34 @@ pub struct Wanted {
     pub parked_after: Option<EventKey>,
     /// Also the events parked under names that lead to an order already: what another transaction left.
     pub parked_led: bool,
+    /// Bodies whose events are asked for.
+    pub bodies: BTreeSet<BodyPlace>,
+    /// Orders of which all events are asked for; [`ReferenceKey`]s that name them are wanted too.
+    pub order_events: BTreeSet<String>,
 }
 
 impl Wanted {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.references.is_empty()
+        let Self { keys, references, bodies, order_events, parked_after: _, parked_led: _ } = self;
+        keys.is_empty() && references.is_empty() && bodies.is_empty() && order_events.is_empty()
     }
 
     /// Adds what a plan asked for. Under new names parked events may wait that stand before those that were read.
-    fn extend(&mut self, more: Self) {
-        if !more.references.is_empty() {
+    pub fn extend(&mut self, more: Self) {
+        let Self { keys, references, bodies, order_events, parked_after: _, parked_led: _ } = more;
+        if !references.is_empty() {
             self.parked_after = None;
         }
-        self.keys.extend(more.keys);
-        self.references.extend(more.references);
+        self.keys.extend(keys);
+        self.references.extend(references);
+        self.bodies.extend(bodies);
+        self.order_events.extend(order_events);
     }
 
     /// For a transaction that wakes more of the events parked under these names, all of which lead to an order.
     fn to_wake(names: BTreeSet<ReferenceKey>, Rest { after }: Rest) -> Self {
-        Self { keys: BTreeSet::new(), references: names, parked_after: after, parked_led: true }
+        Self { references: names, parked_after: after, parked_led: true, ..Self::default() }
     }
 }
 
@@ -436,8 +499,11 @@ pub enum Decision {
 pub struct Plan {
     pub bodies: Vec<BodyWrite>,
     pub events: Vec<EventWrite>,
+    pub replaced: Vec<ReplacedEvent>,
     pub woken: Vec<WokenEvent>,
     pub orders: Vec<OrderWrite>,
+    /// References that no longer lead to this order.
+    pub unlinks: Vec<(ReferenceKey, String)>,
     /// References that now lead to an order.
     pub links: Vec<(ReferenceKey, String)>,
     /// Names under which a parked event waits.
@@ -540,12 +606,15 @@ pub struct Transition {
     pub at: Timestamp,
 }
 
-/// A payment that has a first look at its PSP from now on, unless it has one.
+/// A payment that its PSP is to be asked about.
 #[derive(Debug)]
 pub struct CheckWrite {
     pub account: AccountKey,
     pub payment_id: String,
     pub next_check_at: Timestamp,
+    /// Its facts are in doubt: a look that is planned for later, or that is under way, does not answer this. A first look is
+    /// planned only where there is none yet.
+    pub in_doubt: bool,
 }
 
 /// A line of the books: how many events of an hour ended how.
@@ -577,6 +646,21 @@ pub struct Balance {
     pub events: Vec<EventTotal>,
     /// Orders by status.
     pub orders: Vec<OrderTotal>,
+    /// The books' own lines, if they were asked for; read after the totals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Vec<HourTotal>>,
+}
+
+/// How many events that were received within an hour ended how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct HourTotal {
+    /// The hour's beginning.
+    #[schema(value_type = String, format = DateTime)]
+    pub hour: Timestamp,
+    pub psp: String,
+    pub account: String,
+    pub outcome: String,
+    pub count: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -607,6 +691,10 @@ pub enum ConnectError {
     Migrating(Duration),
     #[error("the database cannot be brought to this version's schema")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("[store] url: this is no database of Paybell's")]
+    Foreign,
+    #[error("the database's schema is version {found}, this program's is {wanted}: {}", if found < wanted { "a worker of this version would bring it up to date" } else { "use the program of that version" })]
+    Schema { found: i64, wanted: i64 },
 }
 
 impl ConnectError {
@@ -619,7 +707,7 @@ impl ConnectError {
     /// Only another setting helps.
     #[must_use]
     pub const fn is_of_setting(&self) -> bool {
-        matches!(self, Self::Scheme(_) | Self::Url(_))
+        matches!(self, Self::Scheme(_) | Self::Url(_) | Self::Foreign | Self::Schema { .. })
     }
 }
 
@@ -641,6 +729,23 @@ pub fn connect(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectError>>
     })
 }
 
+/// Opens a database as it is, to read it: nothing is created, migrated or written.
+///
+/// # Errors
+/// The URL is of no backend, the database is away, or its schema is of another version than this program.
+#[must_use]
+pub fn open_to_read(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectError>> {
+    Box::pin(async move {
+        let scheme = url.split(':').next().unwrap_or_default();
+        let store: Arc<dyn Store> = match scheme {
+            "postgres" | "postgresql" => Arc::new(postgres::Postgres::open_to_read(url).await?),
+            "sqlite" => Arc::new(sqlite::Sqlite::open_to_read(url).await?),
+            _ => return Err(ConnectError::Scheme(scheme.to_owned())),
+        };
+        Ok(store)
+    })
+}
+
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
 type Step = (i64, &'static str, &'static str);
 
@@ -652,6 +757,19 @@ const SQLITE_STEPS: [Step; 2] = [
     (1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/sqlite/0002_telling_and_asking_why.sql")),
 ];
+
+/// The last step that was taken, `None` if none ever was, must be this program's last one.
+fn check_schema(found: Option<i64>, steps: &[Step]) -> Result<(), ConnectError> {
+    let wanted = steps.iter().map(|(version, _, _)| *version).max().unwrap_or_default();
+    match found {
+        None => Err(ConnectError::Foreign),
+        Some(found) if found != wanted => Err(ConnectError::Schema { found, wanted }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Where the migrator notes the steps that were taken.
+const LAST_STEP: &str = "SELECT max(version) FROM _sqlx_migrations WHERE success";
 
 /// Ignores steps that a newer version has taken: in a rolling deploy this version works on that schema (design decision 13).
 fn migrator(steps: &[Step]) -> Migrator {

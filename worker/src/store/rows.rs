@@ -7,9 +7,14 @@ use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
 
-use super::{KnownEvent, OrderRow, ParkedEvent, Plan, ReferenceKey, StoreError, StoredOrder};
-use crate::inbox::Content;
+use super::{
+    BodyPlace, Change, KeptEvent, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Selection, StoreError,
+    StoredBody, StoredOrder,
+};
+use crate::inbox::{Body, Content, InboxRow, Outcome};
 use crate::order::OrderStatus;
 
 /// An event's columns that depend on whether it was understood.
@@ -42,6 +47,49 @@ pub(super) const fn source_name(source: Source) -> &'static str {
     }
 }
 
+/// What a body's hash is over: all that a replay reads of it.
+pub(super) struct BodyColumns<'a> {
+    pub psp: &'a str,
+    pub account: &'a str,
+    pub webhook_id: &'a str,
+    pub received_at: Timestamp,
+    pub content_type: Option<&'a str>,
+    /// As they are stored.
+    pub headers: &'a str,
+    pub bytes: &'a [u8],
+}
+
+/// SHA-256 over the columns, each behind its length, so that none can pass for another's end.
+pub(super) fn body_sha256(body: &BodyColumns<'_>) -> [u8; 32] {
+    let BodyColumns { psp, account, webhook_id, received_at, content_type, headers, bytes } = body;
+    let millis = received_at.millis().to_be_bytes();
+    let content_type = content_type.map_or(Vec::new(), |text| [b"=", text.as_bytes()].concat());
+    let mut hash = Sha256::new();
+    let columns: [&[u8]; 7] =
+        [psp.as_bytes(), account.as_bytes(), webhook_id.as_bytes(), &millis, &content_type, headers.as_bytes(), bytes];
+    for column in columns {
+        hash.update((column.len() as u64).to_be_bytes());
+        hash.update(column);
+    }
+    hash.finalize().into()
+}
+
+/// What is written of a body beside its own columns: its headers as JSON, and the hash.
+pub(super) fn body_columns(body: &Body) -> Result<(String, [u8; 32]), StoreError> {
+    let headers = to_json(&body.headers)?;
+    let columns = BodyColumns {
+        psp: &body.psp,
+        account: &body.account,
+        webhook_id: &body.webhook_id,
+        received_at: body.received_at,
+        content_type: body.content_type.as_deref(),
+        headers: &headers,
+        bytes: &body.bytes,
+    };
+    let sha256 = body_sha256(&columns);
+    Ok((headers, sha256))
+}
+
 /// An order's columns, as they were read.
 pub(super) struct OrderColumns {
     pub id: String,
@@ -70,6 +118,27 @@ pub(super) fn reference_key(psp: &str, account: &str, kind: &str, value: String)
     Ok(ReferenceKey { psp: psp.into(), account: account.into(), kind, value })
 }
 
+/// A change's columns, as they were read.
+pub(super) struct ChangeColumns {
+    pub id: Uuid,
+    pub from: Option<String>,
+    pub order: OrderColumns,
+}
+
+impl ChangeColumns {
+    pub fn read(self) -> Result<Change, StoreError> {
+        let from = self.from.map(|from| status(&from, &self.order.id)).transpose()?;
+        Ok(Change { id: self.id, from, order: self.order.read()? })
+    }
+}
+
+/// What cannot be read was written by a newer version, or is damaged: it must not keep all others from being told.
+pub(super) fn readable(notice: Result<Notice, StoreError>, destination: &str) -> Option<Notice> {
+    notice
+        .inspect_err(|error| tracing::error!(destination, %error, "a change cannot be told by this version: it cannot be read"))
+        .ok()
+}
+
 pub(super) fn status(text: &str, key: &str) -> Result<OrderStatus, StoreError> {
     let found = OrderStatus::ALL.into_iter().find(|status| status.as_str() == text);
     found.ok_or_else(|| inconsistent("orders", "status", key, format!("{text:?} is no status")))
@@ -89,6 +158,104 @@ pub(super) fn parked_event(facts: Option<&str>, foreign_mode: bool, received_at:
     Ok(ParkedEvent { event, foreign_mode, received_at })
 }
 
+/// An event's columns, as a replay reads them.
+pub(super) struct KeptColumns {
+    pub key: EventKey,
+    pub event_type: String,
+    pub source: String,
+    pub facts: Option<String>,
+    pub foreign_mode: bool,
+    pub facts_sha256: Vec<u8>,
+    pub mapping_version: i64,
+    pub outcome: String,
+    pub reason: Option<String>,
+    pub fingerprint: Option<String>,
+    pub order_id: Option<String>,
+    pub body_id: Option<Uuid>,
+    pub received_at: Timestamp,
+}
+
+impl KeptColumns {
+    pub fn read(self) -> Result<KeptEvent, StoreError> {
+        let Self { key, event_type, facts, foreign_mode, order_id, received_at, .. } = self;
+        let bad = |column, problem: &str| inconsistent("events", column, &key, problem);
+        let KnownEvent { facts_sha256, mapping_version } = known_event(&key, &self.facts_sha256, self.mapping_version)?;
+        let source = [Source::Webhook, Source::Reconciliation].into_iter().find(|source| source_name(*source) == self.source);
+        let source = source.ok_or_else(|| bad("source", "it is no source"))?;
+        let outcome = Outcome::parse(&self.outcome).ok_or_else(|| bad("outcome", "it is no outcome"))?;
+        let reason = self.reason.unwrap_or_default();
+        let content = match (facts, outcome) {
+            (Some(facts), _) => {
+                Content::Fact { event: Box::new(from_json(&facts, "events", "facts", &key.to_string())?), foreign_mode }
+            }
+            (None, Outcome::Ignored) => Content::Ignored { reason },
+            (None, Outcome::Quarantined) => Content::Quarantined { reason, fingerprint: self.fingerprint.unwrap_or_default() },
+            (None, _) => return Err(bad("facts", "there are none")),
+        };
+        let row = InboxRow { key, event_type, received_at, facts_sha256, mapping_version, source, content };
+        Ok(KeptEvent { row, outcome, order_id, body: self.body_id.map(|id| BodyPlace { received_at, id }) })
+    }
+}
+
+/// A body's columns, as they were read.
+pub(super) struct StoredBodyColumns {
+    pub place: BodyPlace,
+    pub psp: String,
+    pub account: String,
+    pub webhook_id: String,
+    pub secret_name: String,
+    pub content_type: Option<String>,
+    pub headers: String,
+    pub bytes: Vec<u8>,
+    /// Empty where the call did not name it.
+    pub event_type: Option<String>,
+}
+
+impl StoredBodyColumns {
+    pub fn read(self) -> Result<StoredBody, StoreError> {
+        let headers = from_json(&self.headers, "bodies", "headers", &self.webhook_id)?;
+        let body = Body {
+            psp: self.psp.into(),
+            account: self.account.into(),
+            webhook_id: self.webhook_id,
+            received_at: self.place.received_at,
+            secret_name: self.secret_name.into(),
+            content_type: self.content_type,
+            headers,
+            bytes: self.bytes.into(),
+        };
+        Ok(StoredBody { place: self.place, body, event_type: self.event_type.filter(|name| !name.is_empty()) })
+    }
+}
+
+/// The part of all bodies in which a page lies.
+pub(super) struct Window {
+    /// Behind this one. No body has the nil id, so that the first of a time is behind it.
+    pub after: BodyPlace,
+    pub until: Timestamp,
+}
+
+impl Window {
+    pub fn of(selection: &Selection, after: Option<&BodyPlace>) -> Self {
+        let since = selection.since.unwrap_or(EARLIEST);
+        let first = BodyPlace { received_at: since, id: Uuid::nil() };
+        Self { after: after.copied().map_or(first, |after| after.max(first)), until: selection.until.unwrap_or(LATEST) }
+    }
+}
+
+/// 1970 and 9999: no webhook is older, and no database ends earlier.
+const EARLIEST: Timestamp = Timestamp::from_millis(0);
+const LATEST: Timestamp = Timestamp::from_seconds(253_402_300_799);
+
+/// Events that one transaction reads to rebuild orders: some 20 MB of facts. A hot order has half of it.
+pub(super) const REBUILD_EVENTS_MAX: usize = 20_000;
+
+/// Whoever asked for so many orders asks for fewer.
+pub(super) fn too_many_events() -> StoreError {
+    let problem = format!("the orders to rebuild have more than {REBUILD_EVENTS_MAX} events together");
+    StoreError::Refused(sqlx::Error::Encode(problem.into()))
+}
+
 /// The orders that locked references lead to or name, sorted: in this order they are locked.
 pub(super) fn order_ids(references: &BTreeMap<ReferenceKey, Option<String>>) -> Vec<String> {
     let named = references.keys().filter(|key| key.kind == ReferenceKind::Order).map(|key| &key.value);
@@ -98,11 +265,27 @@ pub(super) fn order_ids(references: &BTreeMap<ReferenceKey, Option<String>>) -> 
 
 /// Nothing but duplicates and refusals.
 pub(super) fn writes_nothing(plan: &Plan) -> bool {
-    let Plan { bodies, events, woken, orders, links, parkings, checks, books, actions, destinations: _, applied: _ } = plan;
+    let Plan {
+        bodies,
+        events,
+        replaced,
+        woken,
+        orders,
+        unlinks,
+        links,
+        parkings,
+        checks,
+        books,
+        actions,
+        destinations: _,
+        applied: _,
+    } = plan;
     bodies.is_empty()
         && events.is_empty()
+        && replaced.is_empty()
         && woken.is_empty()
         && orders.is_empty()
+        && unlinks.is_empty()
         && links.is_empty()
         && parkings.is_empty()
         && checks.is_empty()
@@ -118,7 +301,12 @@ pub(super) fn inconsistent(table: &'static str, column: &'static str, key: impl 
     StoreError::Inconsistent { table, column, key: key.to_string(), problem: problem.to_string() }
 }
 
-fn from_json<T: DeserializeOwned>(text: &str, table: &'static str, column: &'static str, key: &str) -> Result<T, StoreError> {
+pub(super) fn from_json<T: DeserializeOwned>(
+    text: &str,
+    table: &'static str,
+    column: &'static str,
+    key: &str,
+) -> Result<T, StoreError> {
     // Not the parser's words alone: they would quote the facts. Its place and category say enough.
     let problem =
         |error: serde_json::Error| format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use paybell_shared::clock::Timestamp;
+use paybell_shared::event::EventKey;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, PgTransaction, Row as _};
 use time::OffsetDateTime;
@@ -14,25 +15,32 @@ use time::OffsetDateTime;
 use super::errors::{Failure, classify};
 use crate::order::OrderStatus;
 use crate::pace::Pace;
-use crate::store::rows::{self, OrderColumns, inconsistent};
-use crate::store::{Balance, EventTotal, OrderTotal, PARKED_MAX, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted};
+use crate::store::rows::{self, KeptColumns, OrderColumns, REBUILD_EVENTS_MAX, inconsistent, too_many_events};
+use crate::store::{
+    Balance, EventTotal, HourTotal, KeptEvent, OrderTotal, PARKED_MAX, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
+};
 
-/// Where the references lead, as far as that is known, with the id of the transaction, by which its commit can be asked for
-/// later. A reference that leads to an order leads there for ever, so it needs no lock: whoever speaks of it meets the others
-/// at the order's row. In a running system these are nine of ten, and each lock is a row written.
+/// Begins: all together, with the id of the transaction, by which its commit can be asked for later.
+const ENTER: &str = "SELECT pg_current_xact_id()::text, pg_advisory_xact_lock_shared($1)";
+
+/// Begins alone, when all others have ended: for what takes references away from orders.
+const ENTER_ALONE: &str = "SELECT pg_current_xact_id()::text, pg_advisory_xact_lock($1)";
+
+/// Names the references among the advisory locks: "refs" in ASCII.
+const REFERENCES_LOCK: i64 = 0x7265_6673;
+
+/// The references that lead to an order. Nobody but a replay, which is alone, leads them elsewhere, so they need no lock:
+/// whoever speaks of one meets the others at the order's row. In a running system these are nine of ten, and each lock is a
+/// row written.
 const READ_REFERENCES: &str = "\
-    SELECT t.xid, led.n, led.order_id
-    FROM (SELECT pg_current_xact_id()::text AS xid) t
-    LEFT JOIN (
-        SELECT w.n, r.order_id
-        FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w(psp, account, kind, value, n)
-        CROSS JOIN LATERAL (
-            SELECT order_id FROM refs
-            WHERE psp = w.psp AND account = w.account AND kind = w.kind AND value = w.value
-            LIMIT 1
-        ) r
-        WHERE r.order_id IS NOT NULL
-    ) led ON true";
+    SELECT w.n, r.order_id
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w(psp, account, kind, value, n)
+    CROSS JOIN LATERAL (
+        SELECT order_id FROM refs
+        WHERE psp = w.psp AND account = w.account AND kind = w.kind AND value = w.value
+        LIMIT 1
+    ) r
+    WHERE r.order_id IS NOT NULL";
 
 /// Makes sure that every other reference has a row to lock. An insert of the same row by another transaction is waited for.
 const INSERT_REFERENCES: &str = "\
@@ -107,25 +115,39 @@ const UNWOKEN: &str = "\
     ORDER BY p.ref_psp, p.ref_account, p.ref_kind, p.ref_value
     LIMIT $5";
 
+const READ_BODY_EVENTS: &str = "\
+    SELECT e.psp, e.account, e.event_id, e.event_type, e.source, e.facts::text AS facts, e.foreign_mode, e.facts_sha256,
+        e.mapping_version, e.outcome, e.reason, e.fingerprint, e.order_id, e.body_id, e.received_at
+    FROM UNNEST($1::timestamptz[], $2::uuid[]) AS w(received_at, id)
+    JOIN events e ON e.received_at = w.received_at AND e.body_id = w.id
+    ORDER BY e.psp, e.account, e.event_id";
+
+const READ_ORDER_EVENTS: &str = "\
+    SELECT e.psp, e.account, e.event_id, e.event_type, e.source, e.facts::text AS facts, e.foreign_mode, e.facts_sha256,
+        e.mapping_version, e.outcome, e.reason, e.fingerprint, e.order_id, e.body_id, e.received_at
+    FROM events e WHERE e.order_id = ANY($1::text[])
+    ORDER BY e.received_at, e.psp, e.account, e.event_id
+    LIMIT $2";
+
 /// Locks and reads what is wanted. Everything is read by statements that start after the locks are held.
 pub(super) async fn snapshot(
     transaction: &mut PgTransaction<'_>,
     wanted: &Wanted,
+    alone: bool,
     pace: &mut Pace,
 ) -> Result<(String, Snapshot), Failure> {
+    let enter = sqlx::query(if alone { ENTER_ALONE } else { ENTER }).bind(REFERENCES_LOCK);
+    let xid = enter.fetch_one(&mut **transaction).await?.try_get(0)?;
+    pace.lap("enter");
     let mut snapshot = Snapshot { keys_read: wanted.keys.clone(), ..Snapshot::default() };
     let keys: Vec<&ReferenceKey> = wanted.references.iter().collect();
     let references = ReferenceArrays::of(keys.iter().copied());
-    let led = references.bind(sqlx::query(READ_REFERENCES)).fetch_all(&mut **transaction).await?;
-    let xid = led.first().ok_or(sqlx::Error::RowNotFound)?.try_get("xid")?;
-    for row in &led {
-        if row.try_get::<Option<i64>, _>("n")?.is_some() {
+    if !wanted.references.is_empty() {
+        for row in &references.bind(sqlx::query(READ_REFERENCES)).fetch_all(&mut **transaction).await? {
             let key = *wanted_at(&keys, row, "refs")?;
             snapshot.references.insert(key.clone(), row.try_get("order_id")?);
         }
-    }
-    pace.lap("references");
-    if !wanted.references.is_empty() {
+        pace.lap("references");
         let others: Vec<&ReferenceKey> = keys.iter().copied().filter(|key| !snapshot.references.contains_key(key)).collect();
         let arrays = ReferenceArrays::of(others.iter().copied());
         if !others.is_empty() {
@@ -172,6 +194,7 @@ pub(super) async fn snapshot(
         }
         pace.lap("keys");
     }
+    kept_events(transaction, wanted, &mut snapshot).await?;
     Ok((xid, snapshot))
 }
 
@@ -206,6 +229,59 @@ pub(super) async fn unwoken(
         .map_err(classify)?;
     let text = |row: &PgRow, column| row.try_get::<String, _>(column).map_err(classify);
     found.iter().map(|row| rows::reference_key(&text(row, 0)?, &text(row, 1)?, &text(row, 2)?, text(row, 3)?)).collect()
+}
+
+/// What replays compare, and what orders are rebuilt from.
+async fn kept_events(transaction: &mut PgTransaction<'_>, wanted: &Wanted, snapshot: &mut Snapshot) -> Result<(), Failure> {
+    if !wanted.bodies.is_empty() {
+        let (times, ids): (Vec<_>, Vec<_>) =
+            wanted.bodies.iter().map(|place| (OffsetDateTime::from(place.received_at), place.id)).unzip();
+        for row in sqlx::query(READ_BODY_EVENTS).bind(times).bind(ids).fetch_all(&mut **transaction).await? {
+            let event = kept_event(&row)?;
+            if let Some(place) = event.body {
+                snapshot.body_events.entry(place).or_default().push(event);
+            }
+        }
+    }
+    if !wanted.order_events.is_empty() {
+        snapshot.order_events = wanted.order_events.iter().map(|id| (id.clone(), Vec::new())).collect();
+        let ids: Vec<&str> = wanted.order_events.iter().map(String::as_str).collect();
+        // One more than fits tells that it does not fit.
+        let query = sqlx::query(READ_ORDER_EVENTS).bind(ids).bind(i64::try_from(REBUILD_EVENTS_MAX + 1).unwrap_or(i64::MAX));
+        let rows = query.fetch_all(&mut **transaction).await?;
+        if rows.len() > REBUILD_EVENTS_MAX {
+            return Err(too_many_events().into());
+        }
+        for row in &rows {
+            let event = kept_event(row)?;
+            if let Some(events) = event.order_id.as_ref().and_then(|id| snapshot.order_events.get_mut(id)) {
+                events.push(event);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kept_event(row: &PgRow) -> Result<KeptEvent, StoreError> {
+    let columns = || {
+        let (psp, account): (String, String) = (row.try_get("psp")?, row.try_get("account")?);
+        Ok(KeptColumns {
+            key: EventKey { psp: psp.into(), account: account.into(), event_id: row.try_get("event_id")? },
+            event_type: row.try_get("event_type")?,
+            source: row.try_get("source")?,
+            facts: row.try_get("facts")?,
+            foreign_mode: row.try_get("foreign_mode")?,
+            facts_sha256: row.try_get("facts_sha256")?,
+            mapping_version: row.try_get("mapping_version")?,
+            outcome: row.try_get("outcome")?,
+            reason: row.try_get("reason")?,
+            fingerprint: row.try_get("fingerprint")?,
+            order_id: row.try_get("order_id")?,
+            body_id: row.try_get("body_id")?,
+            received_at: timestamp(row, "received_at")?,
+        })
+    };
+    columns().map_err(classify)?.read()
 }
 
 pub(super) async fn order(connection: &mut PgConnection, id: &str) -> Result<Option<StoredOrder>, StoreError> {
@@ -270,7 +346,35 @@ pub(super) async fn balance(connection: &mut PgConnection) -> Result<Balance, St
     Ok(Balance {
         events: events.iter().map(total).collect::<Result<_, _>>().map_err(classify)?,
         orders: orders.iter().map(by_status).collect::<Result<_, _>>()?,
+        hours: None,
     })
+}
+
+pub(super) async fn hours(
+    connection: &mut PgConnection,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<Vec<HourTotal>, StoreError> {
+    let lines = sqlx::query(
+        "SELECT hour, psp, account, outcome, count FROM books
+         WHERE hour >= $1 AND hour < $2 AND count <> 0 ORDER BY hour, psp, account, outcome",
+    );
+    let lines = lines
+        .bind(OffsetDateTime::from(since))
+        .bind(OffsetDateTime::from(until))
+        .fetch_all(connection)
+        .await
+        .map_err(classify)?;
+    let line = |row: &PgRow| {
+        Ok(HourTotal {
+            hour: timestamp(row, "hour")?,
+            psp: row.try_get("psp")?,
+            account: row.try_get("account")?,
+            outcome: row.try_get("outcome")?,
+            count: row.try_get("count")?,
+        })
+    };
+    lines.iter().map(line).collect::<Result<_, _>>().map_err(classify)
 }
 
 pub(super) fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {

@@ -155,7 +155,7 @@ enum Prepared {
         applied: Applied,
         rest: Option<Rest>,
     },
-    /// All was known: there is nothing to commit.
+    /// All was known, or it was only asked: there is nothing to commit.
     Nothing(Applied, Option<Rest>),
     More(Wanted),
 }
@@ -166,14 +166,15 @@ async fn prepare(
     wanted: &Wanted,
     pace: &mut Pace,
 ) -> Result<Prepared, Failure> {
-    let (xid, snapshot) = read::snapshot(transaction, wanted, pace).await?;
+    let alone = !work.replays.is_empty() && !work.dry_run;
+    let (xid, snapshot) = read::snapshot(transaction, wanted, alone, pace).await?;
     let decision = plan(work, &snapshot, work.ids);
     pace.lap("plan");
     match decision {
         Decision::ReadMore(more) => Ok(Prepared::More(more)),
         Decision::Write(plan) => {
             let rest = Rest::of(&plan, &snapshot, wanted);
-            if writes_nothing(&plan) {
+            if work.dry_run || writes_nothing(&plan) {
                 return Ok(Prepared::Nothing(plan.applied, rest));
             }
             write::plan(transaction, &plan, pace).await?;

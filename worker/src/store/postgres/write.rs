@@ -11,14 +11,16 @@ use crate::order::OrderStatus;
 use crate::pace::Pace;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent,
+    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
+    WokenEvent,
 };
 
 const INSERT_BODIES: &str = "\
-    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
-    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes
-    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[])
-        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)";
+    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes, sha256
+    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[],
+            $10::bytea[])
+        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)";
 
 const INSERT_EVENTS: &str = "\
     INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
@@ -35,6 +37,20 @@ const INSERT_EVENTS: &str = "\
     ORDER BY psp, account, event_id
     ON CONFLICT DO NOTHING";
 
+/// Only over what was read: a row without references has no lock.
+const REPLACE_EVENTS: &str = "\
+    UPDATE events e SET event_type = w.event_type, facts = w.facts::json, foreign_mode = w.foreign_mode,
+        facts_sha256 = w.facts_sha256, mapping_version = w.mapping_version, outcome = w.outcome, reason = w.reason,
+        fingerprint = w.fingerprint, order_id = w.order_id, order_version = w.order_version, applied_at = w.at,
+        parked_at = CASE WHEN w.outcome = 'parked' AND e.outcome <> 'parked' THEN w.at ELSE e.parked_at END
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[],
+            $10::boolean[], $11::bytea[], $12::bigint[], $13::text[], $14::text[], $15::text[], $16::text[], $17::bigint[],
+            $18::timestamptz[])
+        AS w(psp, account, event_id, sha256_before, mapping_before, outcome_before, order_before, event_type, facts,
+            foreign_mode, facts_sha256, mapping_version, outcome, reason, fingerprint, order_id, order_version, at)
+    WHERE e.psp = w.psp AND e.account = w.account AND e.event_id = w.event_id AND e.facts_sha256 = w.sha256_before
+        AND e.mapping_version = w.mapping_before AND e.outcome = w.outcome_before AND e.order_id IS NOT DISTINCT FROM w.order_before";
+
 const INSERT_ORDERS: &str = "\
     INSERT INTO orders (id, status, view, registers, version, review_since, updated_at)
     SELECT id, status, view::json, registers::json, version, review_since, updated_at
@@ -50,16 +66,20 @@ const UPDATE_ORDERS: &str = "\
         AS w(id, status, view, registers, version, review_since, updated_at, previous_version)
     WHERE o.id = w.id AND o.version = w.previous_version";
 
+/// A transaction that was numbered first may get its order last: the number that the stream sorts by is not below that of
+/// the order's version before. It is of one that has ended, so nothing becomes visible behind a reader.
 const INSERT_TRANSITIONS: &str = "\
-    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, review_since, destinations)
-    SELECT order_id, version, id, from_status, to_status, at, view::json, review_since, $9::text[]
+    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, review_since, destinations, xid)
+    SELECT w.order_id, w.version, w.id, w.from_status, w.to_status, w.at, w.view::json, w.review_since, $9::text[],
+        greatest(pg_current_xact_id(), earlier.xid)
     FROM UNNEST($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::timestamptz[])
         AS w(order_id, version, id, from_status, to_status, at, view, review_since)
-    ORDER BY order_id";
+    LEFT JOIN transitions AS earlier ON earlier.order_id = w.order_id AND earlier.version = w.version - 1
+    ORDER BY w.order_id";
 
 const INSERT_OUTBOX: &str = "\
-    INSERT INTO outbox (destination, order_id, version, next_attempt_at)
-    SELECT destination, order_id, version, at
+    INSERT INTO outbox (destination, order_id, version, at, next_attempt_at)
+    SELECT destination, order_id, version, at, at
     FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[]) AS w(order_id, version, at), UNNEST($4::text[]) AS d(destination)
     ORDER BY destination, order_id";
 
@@ -68,6 +88,11 @@ const INSERT_ACTIONS: &str = "\
     SELECT id, order_id, kind, operator, reason, at, detail::json
     FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::text[])
         AS w(id, order_id, kind, operator, reason, at, detail)";
+
+const UNLINK_REFERENCES: &str = "\
+    UPDATE refs r SET order_id = NULL
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS w(psp, account, kind, value, order_id)
+    WHERE r.psp = w.psp AND r.account = w.account AND r.kind = w.kind AND r.value = w.value AND r.order_id = w.order_id";
 
 const UPDATE_REFERENCES: &str = "\
     UPDATE refs r SET order_id = w.order_id
@@ -97,6 +122,16 @@ const INSERT_CHECKS: &str = "\
     ORDER BY psp, account, payment_id
     ON CONFLICT DO NOTHING";
 
+/// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
+const ASK_ABOUT: &str = "\
+    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, hint_seq)
+    SELECT psp, account, payment_id, next_check_at, 1
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, next_check_at)
+    ORDER BY psp, account, payment_id
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = c.hint_seq + 1,
+        next_check_at = LEAST(c.next_check_at, GREATEST(excluded.next_check_at, c.last_checked_at + interval '2 seconds'))";
+
 const ADD_TO_BOOKS: &str = "\
     INSERT INTO books (psp, account, hour, outcome, count)
     SELECT psp, account, hour, outcome, count
@@ -110,13 +145,15 @@ pub(super) async fn plan(transaction: &mut PgTransaction<'_>, plan: &Plan, pace:
     bodies(connection, &plan.bodies).await?;
     pace.lap("bodies");
     events(connection, &plan.events).await?;
+    replaced(connection, &plan.replaced).await?;
     pace.lap("events");
     orders(connection, &plan.orders).await?;
     pace.lap("orders");
     transitions(connection, plan).await?;
     pace.lap("transitions");
     actions(connection, &plan.actions).await?;
-    references(connection, &plan.links).await?;
+    references(connection, UNLINK_REFERENCES, &plan.unlinks).await?;
+    references(connection, UPDATE_REFERENCES, &plan.links).await?;
     parkings(connection, plan).await?;
     woken(connection, &plan.woken).await?;
     pace.lap("links");
@@ -131,7 +168,7 @@ async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(
     if bodies.is_empty() {
         return Ok(());
     }
-    let headers = bodies.iter().map(|write| rows::to_json(&write.body.headers)).collect::<Result<Vec<_>, _>>()?;
+    let columns = bodies.iter().map(|write| rows::body_columns(&write.body)).collect::<Result<Vec<_>, _>>()?;
     sqlx::query(INSERT_BODIES)
         .bind(array(bodies, |write| write.id))
         .bind(array(bodies, |write| OffsetDateTime::from(write.body.received_at)))
@@ -140,8 +177,9 @@ async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(
         .bind(array(bodies, |write| &*write.body.webhook_id))
         .bind(array(bodies, |write| &*write.body.secret_name))
         .bind(array(bodies, |write| write.body.content_type.as_deref()))
-        .bind(headers)
+        .bind(array(&columns, |(headers, _)| &**headers))
         .bind(array(bodies, |write| &*write.body.bytes))
+        .bind(array(&columns, |(_, sha256)| &sha256[..]))
         .execute(connection)
         .await?;
     Ok(())
@@ -176,6 +214,42 @@ async fn events(connection: &mut PgConnection, events: &[EventWrite]) -> Result<
         .await?;
     // Two workers may meet at a key without references, which no lock keeps apart: the loser finds it known next time.
     all_written(done.rows_affected(), events.len())
+}
+
+/// Whoever waited as what it was waits no more; [`parkings`] come after.
+async fn replaced(connection: &mut PgConnection, replaced: &[ReplacedEvent]) -> Result<(), Failure> {
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    let psps = array(replaced, |event| &*event.was.row.key.psp);
+    let accounts = array(replaced, |event| &*event.was.row.key.account);
+    let event_ids = array(replaced, |event| &*event.was.row.key.event_id);
+    let contents = replaced.iter().map(|event| rows::content_columns(&event.write.row.content));
+    let contents = contents.collect::<Result<Vec<ContentColumns<'_>>, StoreError>>()?;
+    let done = sqlx::query(REPLACE_EVENTS)
+        .bind(&psps)
+        .bind(&accounts)
+        .bind(&event_ids)
+        .bind(array(replaced, |event| &event.was.row.facts_sha256[..]))
+        .bind(array(replaced, |event| i64::from(event.was.row.mapping_version)))
+        .bind(array(replaced, |event| event.was.outcome.as_str()))
+        .bind(array(replaced, |event| event.was.order_id.as_deref()))
+        .bind(array(replaced, |event| &*event.write.row.event_type))
+        .bind(array(&contents, |content| content.facts.as_deref()))
+        .bind(array(&contents, |content| content.foreign_mode))
+        .bind(array(replaced, |event| &event.write.row.facts_sha256[..]))
+        .bind(array(replaced, |event| i64::from(event.write.row.mapping_version)))
+        .bind(array(replaced, |event| event.write.outcome.as_str()))
+        .bind(array(&contents, |content| content.reason))
+        .bind(array(&contents, |content| content.fingerprint))
+        .bind(array(replaced, |event| event.write.order_id.as_deref()))
+        .bind(array(replaced, |event| event.write.order_version))
+        .bind(array(replaced, |event| OffsetDateTime::from(event.write.at)))
+        .execute(&mut *connection)
+        .await?;
+    all_written(done.rows_affected(), replaced.len())?;
+    sqlx::query(DELETE_PARKINGS).bind(&psps).bind(&accounts).bind(&event_ids).execute(connection).await?;
+    Ok(())
 }
 
 async fn orders(connection: &mut PgConnection, orders: &[OrderWrite]) -> Result<(), Failure> {
@@ -251,11 +325,11 @@ async fn actions(connection: &mut PgConnection, actions: &[ActionWrite]) -> Resu
     Ok(())
 }
 
-async fn references(connection: &mut PgConnection, links: &[(ReferenceKey, String)]) -> Result<(), Failure> {
+async fn references(connection: &mut PgConnection, sql: &'static str, links: &[(ReferenceKey, String)]) -> Result<(), Failure> {
     if links.is_empty() {
         return Ok(());
     }
-    let done = sqlx::query(UPDATE_REFERENCES)
+    let done = sqlx::query(sql)
         .bind(array(links, |(key, _)| &*key.psp))
         .bind(array(links, |(key, _)| &*key.account))
         .bind(array(links, |(key, _)| key.kind.as_str()))
@@ -306,16 +380,19 @@ async fn woken(connection: &mut PgConnection, woken: &[WokenEvent]) -> Result<()
 }
 
 async fn checks(connection: &mut PgConnection, checks: &[CheckWrite]) -> Result<(), Failure> {
-    if checks.is_empty() {
-        return Ok(());
+    let (doubts, first_looks): (Vec<&CheckWrite>, Vec<&CheckWrite>) = checks.iter().partition(|check| check.in_doubt);
+    for (sql, checks) in [(INSERT_CHECKS, first_looks), (ASK_ABOUT, doubts)] {
+        if checks.is_empty() {
+            continue;
+        }
+        sqlx::query(sql)
+            .bind(array(&checks, |check| &*check.account.psp))
+            .bind(array(&checks, |check| &*check.account.account))
+            .bind(array(&checks, |check| &*check.payment_id))
+            .bind(array(&checks, |check| OffsetDateTime::from(check.next_check_at)))
+            .execute(&mut *connection)
+            .await?;
     }
-    sqlx::query(INSERT_CHECKS)
-        .bind(array(checks, |check| &*check.account.psp))
-        .bind(array(checks, |check| &*check.account.account))
-        .bind(array(checks, |check| &*check.payment_id))
-        .bind(array(checks, |check| OffsetDateTime::from(check.next_check_at)))
-        .execute(connection)
-        .await?;
     Ok(())
 }
 

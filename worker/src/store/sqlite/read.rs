@@ -9,9 +9,10 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use super::classify;
 use crate::order::OrderStatus;
-use crate::store::rows::{self, OrderColumns};
+use crate::store::rows::{self, KeptColumns, OrderColumns, REBUILD_EVENTS_MAX, too_many_events};
 use crate::store::{
-    Balance, EventTotal, OrderRow, OrderTotal, PARKED_MAX, ParkedEvent, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
+    Balance, BodyPlace, EventTotal, HourTotal, KeptEvent, OrderRow, OrderTotal, PARKED_MAX, ParkedEvent, ReferenceKey, Snapshot,
+    StoreError, StoredOrder, Wanted,
 };
 
 pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted) -> Result<Snapshot, StoreError> {
@@ -51,7 +52,52 @@ pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted)
             snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version)?);
         }
     }
+    for place in &wanted.bodies {
+        snapshot.body_events.insert(*place, body_events(connection, place).await?);
+    }
+    let mut left = REBUILD_EVENTS_MAX;
+    for id in &wanted.order_events {
+        let events = order_events(connection, id, left).await?;
+        left = left.checked_sub(events.len()).ok_or_else(too_many_events)?;
+        snapshot.order_events.insert(id.clone(), events);
+    }
     Ok(snapshot)
+}
+
+async fn body_events(connection: &mut SqliteConnection, place: &BodyPlace) -> Result<Vec<KeptEvent>, StoreError> {
+    let query = sqlx::query("SELECT * FROM events WHERE received_at = ?1 AND body_id = ?2 ORDER BY psp, account, event_id");
+    let rows = query.bind(place.received_at.millis()).bind(place.id).fetch_all(connection).await.map_err(classify)?;
+    rows.iter().map(kept_event).collect()
+}
+
+/// One more than `limit` tells that there are more.
+async fn order_events(connection: &mut SqliteConnection, id: &str, limit: usize) -> Result<Vec<KeptEvent>, StoreError> {
+    let query = sqlx::query("SELECT * FROM events WHERE order_id = ?1 ORDER BY received_at, psp, account, event_id LIMIT ?2");
+    let limit = i64::try_from(limit + 1).unwrap_or(i64::MAX);
+    let rows = query.bind(id).bind(limit).fetch_all(connection).await.map_err(classify)?;
+    rows.iter().map(kept_event).collect()
+}
+
+fn kept_event(row: &SqliteRow) -> Result<KeptEvent, StoreError> {
+    let columns = || {
+        let (psp, account): (String, String) = (row.try_get("psp")?, row.try_get("account")?);
+        Ok(KeptColumns {
+            key: EventKey { psp: psp.into(), account: account.into(), event_id: row.try_get("event_id")? },
+            event_type: row.try_get("event_type")?,
+            source: row.try_get("source")?,
+            facts: row.try_get("facts")?,
+            foreign_mode: row.try_get("foreign_mode")?,
+            facts_sha256: row.try_get("facts_sha256")?,
+            mapping_version: row.try_get("mapping_version")?,
+            outcome: row.try_get("outcome")?,
+            reason: row.try_get("reason")?,
+            fingerprint: row.try_get("fingerprint")?,
+            order_id: row.try_get("order_id")?,
+            body_id: row.try_get("body_id")?,
+            received_at: timestamp(row, "received_at")?,
+        })
+    };
+    columns().map_err(classify)?.read()
 }
 
 async fn order_of(connection: &mut SqliteConnection, reference: &ReferenceKey) -> Result<Option<String>, StoreError> {
@@ -229,10 +275,33 @@ pub(super) async fn balance(connection: &mut SqliteConnection) -> Result<Balance
     Ok(Balance {
         events: events.iter().map(total).collect::<Result<_, _>>().map_err(classify)?,
         orders: orders.iter().map(by_status).collect::<Result<_, _>>()?,
+        hours: None,
     })
 }
 
-fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+pub(super) async fn hours(
+    connection: &mut SqliteConnection,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<Vec<HourTotal>, StoreError> {
+    let lines = sqlx::query(
+        "SELECT hour, psp, account, outcome, count FROM books
+         WHERE hour >= ?1 AND hour < ?2 AND count <> 0 ORDER BY hour, psp, account, outcome",
+    );
+    let lines = lines.bind(since.millis()).bind(until.millis()).fetch_all(connection).await.map_err(classify)?;
+    let line = |row: &SqliteRow| {
+        Ok(HourTotal {
+            hour: timestamp(row, "hour")?,
+            psp: row.try_get("psp")?,
+            account: row.try_get("account")?,
+            outcome: row.try_get("outcome")?,
+            count: row.try_get("count")?,
+        })
+    };
+    lines.iter().map(line).collect::<Result<_, _>>().map_err(classify)
+}
+
+pub(super) fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
     row.try_get(column).map(Timestamp::from_millis)
 }
 

@@ -10,8 +10,21 @@ use super::classify;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, StoreError, WokenEvent,
+    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
+    WokenEvent,
 };
+
+const INSERT_CHECK: &str =
+    "INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+
+/// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
+const ASK_ABOUT: &str = "\
+    INSERT INTO checks (psp, account, payment_id, next_check_at, hint_seq) VALUES (?1, ?2, ?3, ?4, 1)
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = hint_seq + 1,
+        next_check_at = min(
+            coalesce(next_check_at, 9223372036854775807),
+            max(excluded.next_check_at, coalesce(last_checked_at, 0) + 2000))";
 
 pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Result<(), StoreError> {
     for write in &plan.bodies {
@@ -20,11 +33,17 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
     for write in &plan.events {
         event(connection, write).await?;
     }
+    for event in &plan.replaced {
+        replace(connection, event).await?;
+    }
     for write in &plan.orders {
         order(connection, write, &plan.destinations).await?;
     }
     for write in &plan.actions {
         action(connection, write).await?;
+    }
+    for (reference, order_id) in &plan.unlinks {
+        unlink(connection, reference, order_id).await?;
     }
     for (reference, order_id) in &plan.links {
         link(connection, reference, order_id).await?;
@@ -43,9 +62,8 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
     for write in &plan.woken {
         wake(connection, write).await?;
     }
-    for CheckWrite { account, payment_id, next_check_at } in &plan.checks {
-        let check =
-            query("INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING");
+    for CheckWrite { account, payment_id, next_check_at, in_doubt } in &plan.checks {
+        let check = query(if *in_doubt { ASK_ABOUT } else { INSERT_CHECK });
         let check = check.bind(&*account.psp).bind(&*account.account).bind(&**payment_id).bind(next_check_at.millis());
         run(connection, check).await?;
     }
@@ -61,9 +79,10 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
 }
 
 async fn body(connection: &mut SqliteConnection, BodyWrite { id, body }: &BodyWrite) -> Result<(), StoreError> {
+    let (headers, sha256) = rows::body_columns(body)?;
     let insert = query(
-        "INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )
     .bind(id)
     .bind(body.received_at.millis())
@@ -72,8 +91,9 @@ async fn body(connection: &mut SqliteConnection, BodyWrite { id, body }: &BodyWr
     .bind(&*body.webhook_id)
     .bind(&*body.secret_name)
     .bind(body.content_type.as_deref())
-    .bind(rows::to_json(&body.headers)?)
-    .bind(&*body.bytes);
+    .bind(headers)
+    .bind(&*body.bytes)
+    .bind(&sha256[..]);
     run(connection, insert).await.map(drop)
 }
 
@@ -105,6 +125,36 @@ async fn event(connection: &mut SqliteConnection, write: &EventWrite) -> Result<
     .bind(write.secret_name.as_deref())
     .bind(write.order_version);
     run(connection, insert).await.map(drop)
+}
+
+/// Whoever waited as what it was waits no more.
+async fn replace(connection: &mut SqliteConnection, ReplacedEvent { was, write }: &ReplacedEvent) -> Result<(), StoreError> {
+    let ContentColumns { facts, foreign_mode, reason, fingerprint } = rows::content_columns(&write.row.content)?;
+    let key = &was.row.key;
+    let update = query(
+        "UPDATE events SET event_type = ?4, facts = ?5, foreign_mode = ?6, facts_sha256 = ?7, mapping_version = ?8,
+             outcome = ?9, reason = ?10, fingerprint = ?11, order_id = ?12, order_version = ?13, applied_at = ?14,
+             parked_at = CASE WHEN ?9 = 'parked' AND outcome <> 'parked' THEN ?14 ELSE parked_at END
+         WHERE psp = ?1 AND account = ?2 AND event_id = ?3",
+    )
+    .bind(&*key.psp)
+    .bind(&*key.account)
+    .bind(&*key.event_id)
+    .bind(&*write.row.event_type)
+    .bind(facts)
+    .bind(foreign_mode)
+    .bind(&write.row.facts_sha256[..])
+    .bind(write.row.mapping_version)
+    .bind(write.outcome.as_str())
+    .bind(reason)
+    .bind(fingerprint)
+    .bind(write.order_id.as_deref())
+    .bind(write.order_version)
+    .bind(write.at.millis());
+    // Read in this transaction, and nobody else writes.
+    run(connection, update).await?;
+    let delete = query("DELETE FROM parkings WHERE psp = ?1 AND account = ?2 AND event_id = ?3");
+    run(connection, delete.bind(&*key.psp).bind(&*key.account).bind(&*key.event_id)).await.map(drop)
 }
 
 async fn order(connection: &mut SqliteConnection, write: &OrderWrite, destinations: &[Arc<str>]) -> Result<(), StoreError> {
@@ -147,7 +197,8 @@ async fn order(connection: &mut SqliteConnection, write: &OrderWrite, destinatio
     .bind(rows::to_json(&destinations)?);
     run(connection, insert).await?;
     for destination in destinations {
-        let waiting = query("INSERT INTO outbox (destination, order_id, version, next_attempt_at) VALUES (?1, ?2, ?3, ?4)");
+        let waiting =
+            query("INSERT INTO outbox (destination, order_id, version, at, next_attempt_at) VALUES (?1, ?2, ?3, ?4, ?4)");
         let waiting = waiting.bind(&**destination).bind(&*stored.id).bind(stored.version).bind(transition.at.millis());
         run(connection, waiting).await?;
     }
@@ -169,6 +220,13 @@ async fn link(connection: &mut SqliteConnection, reference: &ReferenceKey, order
          ON CONFLICT (psp, account, kind, value) DO UPDATE SET order_id = excluded.order_id WHERE order_id IS NULL",
     );
     run(connection, link.bind(&**psp).bind(&**account).bind(kind.as_str()).bind(&**value).bind(order_id)).await.map(drop)
+}
+
+async fn unlink(connection: &mut SqliteConnection, reference: &ReferenceKey, order_id: &str) -> Result<(), StoreError> {
+    let ReferenceKey { psp, account, kind, value } = reference;
+    let unlink =
+        query("UPDATE refs SET order_id = NULL WHERE psp = ?1 AND account = ?2 AND kind = ?3 AND value = ?4 AND order_id = ?5");
+    run(connection, unlink.bind(&**psp).bind(&**account).bind(kind.as_str()).bind(&**value).bind(order_id)).await.map(drop)
 }
 
 async fn wake(connection: &mut SqliteConnection, woken: &WokenEvent) -> Result<(), StoreError> {
