@@ -147,7 +147,8 @@ fn open(context: &Context, delivery: &Delivery) -> Result<(Envelope, Arc<Account
 async fn apply(context: &Context, candidates: &Candidates) -> Result<Vec<(Tag, Disposition)>, StoreError> {
     let Candidates { tags, markers, arrivals } = candidates;
     let mut settled = Vec::with_capacity(tags.len());
-    let mut parts = vec![0..arrivals.len()];
+    let all = 0..arrivals.len();
+    let mut parts = vec![all];
     while let Some(part) = parts.pop() {
         if part.is_empty() {
             continue;

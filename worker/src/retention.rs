@@ -84,13 +84,13 @@ pub async fn run(context: Arc<Context>, keep: Duration, shutdown: Shutdown) -> a
             Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the house is kept later"),
         }
         tokio::select! {
-            () = tokio::time::sleep(PERIOD - pause_less(&context)) => {}
+            () = tokio::time::sleep(pause(&context)) => {}
             () = shutdown.stopping() => return Ok(()),
         }
     }
 }
 
-fn pause_less(context: &Context) -> Duration {
+fn pause(context: &Context) -> Duration {
     let random = f64::from(context.ids.next().as_fields().0) / f64::from(u32::MAX);
-    (PERIOD / 4).mul_f64(random)
+    PERIOD.mul_f64(1.0 - random / 4.0)
 }
