@@ -23,7 +23,7 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::one_by_one;
 use super::stories::Stories;
-use super::{Size, rate};
+use super::{Size, line, rate};
 use crate::servers::Postgres;
 use crate::shop::configuration;
 use crate::worker::{accounts, context, delivery};
@@ -199,15 +199,15 @@ impl Report {
     #[must_use]
     pub fn table(&self) -> String {
         let Self { events, orders, duplicates, .. } = self;
-        let mut table = format!("apply: {events} events, {duplicates} of them twice, over {orders} orders{:>15}\n", "per s");
-        let mut line = |name: &str, rate: f64| table += &format!("{name:<60} {rate:>9.0}\n");
-        line("one transaction for each event, 8 connections", self.one_by_one);
-        line("the same without the books", self.one_by_one_without_books);
-        line("worker", self.worker);
-        table += &format!("ratio {:.2}, without the books {:.2}\n", self.ratio, self.ratio_without_books);
-        for (stage, share) in &self.stages {
-            table += &format!("  {stage:<20} {share:>5.1} %\n");
-        }
-        table
+        let stages = self.stages.iter().map(|(stage, share)| format!("  {stage:<20} {share:>5.1} %\n"));
+        let mut lines = vec![
+            format!("apply: {events} events, {duplicates} of them twice, over {orders} orders{:>15}\n", "per s"),
+            line("one transaction for each event, 8 connections", self.one_by_one),
+            line("the same without the books", self.one_by_one_without_books),
+            line("worker", self.worker),
+            format!("ratio {:.2}, without the books {:.2}\n", self.ratio, self.ratio_without_books),
+        ];
+        lines.extend(stages);
+        lines.concat()
     }
 }

@@ -40,6 +40,11 @@ fn rate(count: usize, elapsed: Duration) -> f64 {
     count / elapsed.as_secs_f64()
 }
 
+/// A rate as a line of a table.
+fn line(name: &str, per_second: f64) -> String {
+    format!("{name:<60} {per_second:>9.0}\n")
+}
+
 /// How much `apply` and `seen` are given to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {

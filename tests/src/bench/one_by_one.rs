@@ -14,7 +14,7 @@ use paybell_shared::envelope::Envelope;
 use paybell_shared::psp::Account;
 use paybell_shared::queue::Message;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
-use paybell_worker::order::{Registers, View};
+use paybell_worker::order::{Registers, Rules, View};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
@@ -105,7 +105,7 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
             let added = registers.join(event, *foreign_mode);
             outcome = if added { Outcome::Applied } else { Outcome::Superseded };
             (facts, foreign) = (Some(serde_json::to_string(event)?), *foreign_mode);
-            let view = registers.view();
+            let view = registers.view(&Rules::default());
             let version = locked.try_get::<i64, _>("version")? + i64::from(view != before);
             order = Some((locked.try_get::<String, _>("id")?, before, view, registers, version, added));
         }

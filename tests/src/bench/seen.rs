@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
 use super::stories::Stories;
-use super::{Size, median_rate, rate};
+use super::{Size, line, median_rate, rate};
 use crate::servers::process::Service;
 use crate::servers::{Postgres, RabbitMq, Redis, http_client};
 use crate::shop::configuration;
@@ -183,11 +183,13 @@ impl Report {
     /// The report as lines for a terminal.
     #[must_use]
     pub fn table(&self) -> String {
-        let mut table = format!("seen: {} deliveries{:>48}\n", self.deliveries, "per s");
-        let mut line = |name: &str, rate: f64| table += &format!("{name:<60} {rate:>9.0}\n");
-        line("worker, from RabbitMQ to PostgreSQL, nothing seen", self.applied);
-        line("bare lapin consumer, acknowledging by the batch", self.bare_consumer);
-        line(&format!("worker, {:.1} % known to Redis", self.hits_percent), self.worker);
-        table + &format!("ratio {:.2}; the worker held {:.0} MiB at the most\n", self.ratio, self.memory_mib)
+        [
+            format!("seen: {} deliveries{:>48}\n", self.deliveries, "per s"),
+            line("worker, from RabbitMQ to PostgreSQL, nothing seen", self.applied),
+            line("bare lapin consumer, acknowledging by the batch", self.bare_consumer),
+            line(&format!("worker, {:.1} % known to Redis", self.hits_percent), self.worker),
+            format!("ratio {:.2}; the worker held {:.0} MiB at the most\n", self.ratio, self.memory_mib),
+        ]
+        .concat()
     }
 }
