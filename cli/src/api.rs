@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use paybell_shared::event::EventKey;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,13 @@ pub struct Order {
 #[derive(Debug, Deserialize)]
 pub struct OrderPage {
     pub items: Vec<Order>,
+    pub next_cursor: Option<String>,
+}
+
+/// One page of a timeline.
+#[derive(Debug, Deserialize)]
+pub struct TimelinePage {
+    pub items: Vec<Value>,
     pub next_cursor: Option<String>,
 }
 
@@ -106,6 +114,34 @@ impl Api {
         let cursor = cursor.map(|cursor| format!("&cursor={}", utf8_percent_encode(cursor, SEGMENT))).unwrap_or_default();
         let page = self.ask(Method::GET, &format!("/v1/orders?limit={limit}{cursor}"), None).await?;
         serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
+    /// An order as it is told, whole.
+    ///
+    /// # Errors
+    /// As [`Api::register`]; that there is none is a refusal too.
+    pub async fn order_as_told(&self, order_id: &str) -> Result<Option<Value>, ApiError> {
+        self.ask(Method::GET, &format!("/v1/orders/{}", utf8_percent_encode(order_id, SEGMENT)), None).await.map(Some)
+    }
+
+    /// One page of an order's timeline.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn timeline(&self, order_id: &str, cursor: Option<&str>, limit: u32) -> Result<TimelinePage, ApiError> {
+        let id = utf8_percent_encode(order_id, SEGMENT);
+        let cursor = cursor.map(|cursor| format!("&cursor={}", utf8_percent_encode(cursor, SEGMENT))).unwrap_or_default();
+        let page = self.ask(Method::GET, &format!("/v1/orders/{id}/timeline?limit={limit}{cursor}"), None).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
+    /// An event as it is told, whole.
+    ///
+    /// # Errors
+    /// As [`Api::register`]; that there is none is a refusal too.
+    pub async fn event(&self, key: &EventKey) -> Result<Option<Value>, ApiError> {
+        let parts = [&*key.psp, &*key.account, &*key.event_id].map(|part| utf8_percent_encode(part, SEGMENT).to_string());
+        self.ask(Method::GET, &format!("/v1/events/{}", parts.join("/")), None).await.map(Some)
     }
 
     /// The books.

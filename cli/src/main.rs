@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{config, demo, replay, send, serve, verify};
+use paybell::commands::{audit, config, demo, explain, replay, send, serve, verify};
 use paybell::output::Outcome;
 
 /// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
@@ -24,6 +24,10 @@ enum Command {
     Send(send::Args),
     /// Verify a webhook: the verdict, or exactly why not
     Verify(verify::Args),
+    /// Say what became of an order or an event, and why
+    Explain(explain::Args),
+    /// Hold every row of the database against the others: do the books balance?
+    Audit(audit::Args),
     /// Translate kept webhooks again: after a mapping was mended, or an account's settings
     Replay(replay::Args),
     /// Look at the configuration
@@ -45,6 +49,8 @@ async fn main() -> ExitCode {
         Command::Send(args) => exit(send::run(args).await),
         Command::Replay(args) => exit(replay::run(args).await),
         Command::Verify(args) => exit(verify::run(args)),
+        Command::Explain(args) => exit(explain::run(args).await),
+        Command::Audit(args) => exit(audit::run(args).await),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
     };
     outcome.unwrap_or_else(|failure| {

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::event::Mode;
+use crate::psp::standard_webhooks::Signer;
 use crate::psp::{self, Account, Api, Keys};
 use crate::queue::QueueSettings;
 use crate::secret::{Secret, SecretError, SecretSource};
@@ -193,7 +194,7 @@ pub struct Subscriber {
     /// Names it in the database and in metrics: its host, and a hash of its URL, which may hold a secret.
     pub name: Arc<str>,
     pub url: String,
-    /// The first one signs; the others too, so that they can be rotated.
+    /// Each signs, so that they can be rotated.
     pub secrets: Vec<Secret>,
     /// It may be at a private address, and by `http:`.
     pub allow_private: bool,
@@ -729,6 +730,9 @@ impl SubscriberTable {
         let secrets = self.secrets.iter().enumerate();
         let secrets = secrets.map(|(number, source)| read_secret(source, named(&format!("secrets[{number}]"))));
         let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
+        if let Err((number, problem)) = Signer::new(&secrets) {
+            return Err(refuse(&format!("secrets[{number}]"), problem));
+        }
         let hash = hex::encode(&Sha256::digest(&self.url)[..4]);
         let name = format!("{}/{hash}", authority.host().to_ascii_lowercase());
         Ok(Subscriber { name: name.into(), url: self.url, secrets, allow_private: self.allow_private })
@@ -961,6 +965,36 @@ mod tests {
         ] {
             check(&format!("{STRIPE}{extra}"), &["psp[0].", named]);
         }
+    }
+
+    #[test]
+    fn a_subscriber_is_checked() {
+        let (url, key) = ("url = 'https://shop.example/hush'", "whsec_aHVzaC1odXNoLWh1c2gtaHVzaC1odXNo");
+        let table = |url: &str, secrets: &str| format!("[[subscriber]]\n{url}\nsecrets = [{secrets}]\n");
+        let good = table(url, &format!("'{key}', '{}'", &key[6..]));
+        let config = parse(&good, &[]).unwrap();
+        let [subscriber] = &config.subscribers[..] else { panic!("{config:?}") };
+        assert!(subscriber.name.starts_with("shop.example/") && !subscriber.name.contains("hush"), "{}", subscriber.name);
+        assert_eq!((subscriber.secrets.len(), subscriber.allow_private), (2, false));
+        check(&good.repeat(2), &["subscriber[1].url", "another"]);
+        for (secrets, words) in [
+            ("", "empty"),
+            ("''", "empty"),
+            ("'whsec_hush'", "24 to 64 bytes"),
+            ("'whsec_hush!'", "base64"),
+            ("'whpk_aHVzaC1odXNoLWh1c2gtaHVzaC1odXNoLWh1c2g='", "public key"),
+            ("'whsk_hush'", "private key"),
+        ] {
+            check(&table(url, secrets), &["subscriber[0].secrets", words]);
+        }
+        check(&table(url, &format!("'{key}', 'hush'")), &["subscriber[0].secrets[1]"]);
+        let key = format!("'{key}'");
+        for url in
+            ["url = ''", "url = 'http://shop.example/hush'", "url = 'https:///hush'", "url = 'https://a:hush@shop.example'"]
+        {
+            check(&table(url, &key), &["subscriber[0].url"]);
+        }
+        parse(&format!("{}allow_private = true", table("url = 'http://shop.internal/hook'", &key)), &[]).unwrap();
     }
 
     #[test]

@@ -50,12 +50,28 @@ pub const SEEN_REQUESTS_TOTAL: &str = "paybell_seen_requests_total";
 /// Payments asked about, by [`PSP`] and [`OUTCOME`]: changed, same or failed.
 pub const RECONCILE_LOOKS_TOTAL: &str = "paybell_reconcile_looks_total";
 
+/// Changes of orders that are still to be told, by [`DESTINATION`]: `amqp`, or a subscriber's name.
+pub const OUTBOX_WAITING: &str = "paybell_outbox_waiting";
+/// The age of the oldest of them, by [`DESTINATION`]; 0: none waits.
+pub const OUTBOX_OLDEST_SECONDS: &str = "paybell_outbox_oldest_seconds";
+/// Attempts to tell of a change, by [`DESTINATION`] and [`OUTCOME`]: told, failed, or given up after the last one.
+pub const NOTICES_TOTAL: &str = "paybell_notices_total";
+/// One attempt to tell, by [`DESTINATION`].
+pub const NOTICE_SECONDS: &str = "paybell_notice_seconds";
+/// Clients that follow the stream of changes.
+pub const STREAM_CLIENTS: &str = "paybell_stream_clients";
+/// Events that clients of the stream were sent.
+pub const STREAM_EVENTS_TOTAL: &str = "paybell_stream_events_total";
+/// Parked events past their deadline, in the whole database; counted up to 10,000.
+pub const PARKED_OVERDUE: &str = "paybell_parked_overdue";
+
 pub const PSP: &str = "psp";
 pub const ACCOUNT: &str = "account";
 pub const OUTCOME: &str = "outcome";
 pub const REASON: &str = "reason";
 pub const SECRET: &str = "secret";
 pub const SERVER: &str = "server";
+pub const DESTINATION: &str = "destination";
 
 /// Upper bounds of a histogram's buckets, in seconds. Milliseconds matter for an acknowledgement; 2 s is the publish
 /// budget, 10 s what PSPs wait for; a lag may be hours.
@@ -124,6 +140,13 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_counter!(SEEN_TOTAL, "Deliveries looked up among those seen before, by outcome: hit or miss.");
     describe_counter!(SEEN_REQUESTS_TOTAL, "Requests to Redis by outcome: ok, failed, or skipped while it is left alone.");
     describe_counter!(RECONCILE_LOOKS_TOTAL, "Payments asked about, by PSP and outcome: changed, same or failed.");
+    describe_gauge!(OUTBOX_WAITING, "Changes of orders that are still to be told.");
+    describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "The age of the oldest change that is still to be told.");
+    describe_counter!(NOTICES_TOTAL, "Attempts to tell of a change, by outcome: told, failed or given_up.");
+    describe_histogram!(NOTICE_SECONDS, Unit::Seconds, "One attempt to tell of a change.");
+    describe_gauge!(STREAM_CLIENTS, "Clients that follow the stream of changes.");
+    describe_counter!(STREAM_EVENTS_TOTAL, "Events that clients of the stream were sent.");
+    describe_gauge!(PARKED_OVERDUE, "Parked events past their deadline, in the whole database; counted up to 10,000.");
     Ok(handle)
 }
 

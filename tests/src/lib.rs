@@ -3,6 +3,8 @@
 
 pub mod bench;
 pub mod conformance;
+pub mod receiver;
 pub mod servers;
 pub mod shop;
+pub mod sse;
 pub mod worker;

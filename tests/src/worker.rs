@@ -25,9 +25,9 @@ use paybell_worker::consume::Context;
 use paybell_worker::ids::Ids;
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::store::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow, Policy,
-    Position, Positioned, Registered, Registration, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline,
-    Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, HourTotal, InboxEntry, Kept, Moment, Notice, NoticeKey,
+    NoticeOutcome, Place, Policy, Position, Positioned, Registered, Registration, Scope, Selection, Store, StoreError,
+    StoredBody, StoredOrder, Work,
 };
 use paybell_worker::{seen, store};
 use uuid::Uuid;
@@ -163,6 +163,10 @@ impl Store for FailingStore {
         self.store.balance().await
     }
 
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
+        self.store.hours(since, until).await
+    }
+
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
         self.store.lease_checks(now, lease, token, limit).await
     }
@@ -198,11 +202,15 @@ impl Store for FailingStore {
         self.store.changes_after(order_id, after, limit).await
     }
 
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
-        self.store.timeline(order_id).await
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError> {
+        self.store.latest_change(order_id).await
     }
 
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError> {
+        self.store.timeline(order_id, after, limit).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError> {
         self.store.event(key).await
     }
 
@@ -211,12 +219,16 @@ impl Store for FailingStore {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError> {
+    ) -> Result<Vec<InboxEntry>, StoreError> {
         self.store.parked(before, after, limit).await
     }
 
-    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
-        self.store.audit(progress).await
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError> {
+        self.store.overdue(before).await
+    }
+
+    async fn audit(&self, scope: Scope<'_>, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        self.store.audit(scope, progress).await
     }
 
     async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {

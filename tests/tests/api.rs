@@ -335,6 +335,17 @@ async fn orders_are_listed_to_the_end_and_the_books_count_them() {
     let events = json!([{ "psp": "stripe", "account": "default", "outcome": "applied", "count": 2 }]);
     let orders = json!([{ "status": "paid", "count": 2 }, { "status": "pending", "count": ids.len() - 2 }]);
     assert_eq!(balance, json!({ "events": events, "orders": orders }));
+    let by_hour: Value = api.get("/v1/balance?by=hour").await.json().await.unwrap();
+    assert_eq!((&by_hour["events"], &by_hour["orders"]), (&balance["events"], &balance["orders"]));
+    let lines = by_hour["hours"].as_array().unwrap();
+    // Two lines, if the hour ended between the two webhooks.
+    assert_eq!(lines.iter().map(|line| line["count"].as_i64().unwrap()).sum::<i64>(), 2, "{lines:?}");
+    assert!(lines.iter().all(|line| line["outcome"] == "applied" && line["psp"] == "stripe"), "{lines:?}");
+    let before = "/v1/balance?by=hour&since=2020-01-01T00:00:00Z&until=2020-01-02T00:00:00Z";
+    assert_eq!(api.get(before).await.json::<Value>().await.unwrap()["hours"], json!([]));
+    for query in ["by=day", "by=hour&since=x", "since=2020-01-01T00:00:00Z", "by=hour&since=2020-01-01T00:00:00Z", "of=hour"] {
+        problem(api.get(&format!("/v1/balance?{query}")).await, StatusCode::BAD_REQUEST).await;
+    }
 }
 
 /// Holds when of issue C: the webhook comes before the order; with another amount than it tells, the order is under review.

@@ -1,4 +1,5 @@
-//! Webhooks signed by the PSPs' official SDKs are accepted, and refused once anything of them is altered.
+//! Webhooks signed by the PSPs' official SDKs are accepted, and refused once anything of them is altered; and the official
+//! SDK accepts what Paybell signs.
 //!
 //! `tests/run` installs the SDKs (`tests/sdk/requirements.txt`) for Python under the target folder.
 
@@ -12,11 +13,12 @@ use base64::engine::general_purpose::STANDARD;
 use paybell::simulator::stripe::Situation;
 use paybell::simulator::{SimulatedPsp, Webhook};
 use paybell_shared::clock::{Clock as _, SystemClock};
+use paybell_tests::receiver::Receiver;
 use paybell_tests::servers::process::Service;
 use paybell_tests::servers::{http_client, temporary_folder};
 use paybell_tests::shop::{STRIPE_SECRET, Shop, configuration};
 use reqwest::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// By name, in lower case.
 type Headers = BTreeMap<String, String>;
@@ -75,6 +77,33 @@ async fn what_the_official_sdks_sign_is_accepted_and_what_was_altered_is_refused
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_official_sdk_accepts_a_notification_by_each_secret_and_nothing_altered() {
+    const NEXT: &str = "whsec_bmV4dC1zZWNyZXQtb2YtdGhlLXRlc3RzLTM0NTY3ODkwMTIzNDU2";
+    let folder = temporary_folder("notified").unwrap();
+    let file = |name: &str| format!("sqlite:{}", folder.join(name).display());
+    let receiver = Receiver::willing().await;
+    let (url, secrets) = (receiver.url(), [STANDARD_SECRET, NEXT]);
+    let subscriber = format!("[[subscriber]]\nurl = {url:?}\nsecrets = {secrets:?}\nallow_private = true\n");
+    let serve = Service::serve(&(configuration(&file("queue.db"), &file("store.db"), "memory:") + &subscriber)).await;
+    Shop::of(&serve, &serve).register("ord-1", 4999).await;
+    let notification = receiver.until(1).await.remove(0);
+    let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    let headers: Headers = names.map(|name| (name.to_owned(), notification.header(name).to_owned())).into();
+    let body = std::str::from_utf8(&notification.body).unwrap();
+    for secret in secrets {
+        let read = verified(secret, &headers, body);
+        assert_eq!((&read["type"], &read["data"]["id"]), (&json!("order.pending"), &json!("ord-1")), "{secret}");
+        assert_eq!(verified(secret, &headers, &body.replace("4999", "4998")), json!(null), "another body");
+        let mut other = headers.clone();
+        other.insert("webhook-id".to_owned(), "another".to_owned());
+        assert_eq!(verified(secret, &other, body), json!(null), "another id");
+    }
+    assert_eq!(verified("whsec_c29tZWJvZHktZWxzZXMtc2VjcmV0LTAx", &headers, body), json!(null), "somebody else's secret");
+    drop(serve);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 fn webhook(psp: SimulatedPsp, event_type: &str, order_id: &str, at: i64) -> Webhook {
     let situation = Situation { order_id, amount: 4999, currency: "EUR", part: None, ending: None, livemode: false, at, salt: 1 };
     psp.staged(event_type, &situation).unwrap()
@@ -109,13 +138,23 @@ fn with_other_time(signed: &Headers, now: i64) -> Headers {
 fn sign(sdk: &str, secret: &str, webhook: &Webhook, at: i64) -> Headers {
     let body = std::str::from_utf8(&webhook.body).unwrap();
     let call = json!({ "sdk": sdk, "secret": secret, "id": webhook.id, "timestamp": at, "body": body });
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk/sign.py");
+    serde_json::from_value(ask("sign.py", &call)).unwrap()
+}
+
+/// What the SDK reads in a notification; null: it does not accept it.
+fn verified(secret: &str, headers: &Headers, body: &str) -> Value {
+    ask("verify.py", &json!({ "secret": secret, "headers": headers, "body": body }))
+}
+
+/// One call of a script beside this one.
+fn ask(script: &str, call: &Value) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk").join(script);
     let command = &mut Command::new(python());
     let mut process = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     // The process reads one line before it writes one: neither waits for the other.
     writeln!(process.stdin.take().unwrap(), "{call}").unwrap();
     let output = process.wait_with_output().unwrap();
-    assert!(output.status.success(), "the SDK {sdk} did not sign: see its error above");
+    assert!(output.status.success(), "the SDK failed: see its error above");
     serde_json::from_slice(&output.stdout).unwrap()
 }
 

@@ -91,7 +91,7 @@ async fn every_verdict_is_of_its_own_message() {
     stranger.declare("taking", &[("x-queue-type", AMQPValue::LongString("quorum".into()))]).await;
     let reject = AMQPValue::LongString("reject-publish".into());
     stranger.declare("full", &[("x-max-length", AMQPValue::LongInt(1)), ("x-overflow", reject)]).await;
-    let route = |key: &str| Route { exchange: "".into(), routing_key: key.into() };
+    let route = |key: &str| Route { exchange: "".into(), routing_key: key.into(), mandatory: true };
     let filling = async {
         let filler = Message { id: "filler".to_owned(), ..Message::default() };
         while publisher.publish_to(route("full"), filler.clone()).await != Err(PublishError::Nacked) {}

@@ -4,24 +4,27 @@ mod sqlite {
     use paybell_tests::conformance::store::Bench;
 
     paybell_tests::store_suite!(Bench::sqlite);
+    paybell_tests::inspect_suite!(Bench::sqlite);
 }
 
 mod postgres {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use futures_util::future::join_all;
     use paybell_shared::event::PaymentEvent;
-    use paybell_tests::conformance::store::{self, Bench, arrivals, captured, refund, registration};
+    use paybell_tests::conformance::store::{self, Bench, NOW, arrivals, captured, refund, registration};
     use paybell_tests::servers;
     use paybell_worker::inbox::Outcome;
-    use paybell_worker::store::{Registered, StoreError};
+    use paybell_worker::store::{Notice, NoticeKey, NoticeOutcome, Registered, StoreError};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::watch;
     use url::Url;
 
     paybell_tests::store_suite!(bench);
+    paybell_tests::inspect_suite!(bench);
 
     async fn bench() -> Bench {
         Bench::new(servers::postgres().await.database().await).await
@@ -95,6 +98,52 @@ mod postgres {
         // Making the indexes scans each table once.
         let scans = bench.count(scans).await;
         assert!(scans < i64::try_from(BATCHES).unwrap() / 2, "{scans} whole tables were read");
+    }
+
+    /// Whoever waits: those due at another destination, and those of a dead one, whose orders' first changes are due in hours.
+    #[tokio::test]
+    async fn a_claim_reads_no_more_than_it_takes() {
+        const LEASE: Duration = Duration::from_secs(30);
+        const LIMIT: u32 = 10;
+        let bench = bench().await;
+        let lease = async |destination: &str, now| {
+            bench.store.lease_notices(destination, now, LEASE, bench.ids.next(), LIMIT).await.unwrap()
+        };
+        // Plans are made while the table is empty, and kept.
+        for _ in 0..10 {
+            assert!(lease("live", NOW).await.is_empty());
+        }
+        bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
+        bench
+            .execute(
+                "INSERT INTO transitions (order_id, version, id, to_status, at, view)
+                     SELECT 'order-' || o, v, gen_random_uuid(), to_status, at, view
+                     FROM transitions t, generate_series(2, 20001) o, generate_series(1, 2) v;
+                 INSERT INTO outbox (destination, order_id, version, at, next_attempt_at)
+                     SELECT d, order_id, version, at, at + CASE WHEN d = 'dead' AND version = 1 THEN interval '6 h' ELSE '0' END
+                     FROM transitions, UNNEST(ARRAY['dead', 'live', 'other']) d WHERE order_id <> 'order-1';",
+            )
+            .await;
+        let mut claimed = 0;
+        for _ in 0..10 {
+            let notices = lease("live", NOW).await;
+            claimed += notices.len();
+            let told = |notice: &Notice| {
+                let Notice { destination, change, .. } = notice;
+                let order_id = change.order.id.clone();
+                (NoticeKey { destination: Arc::clone(destination), order_id, version: change.order.version }, NoticeOutcome::Told)
+            };
+            let told: Vec<_> = notices.iter().map(told).collect();
+            bench.store.finish_notices(NOW, notices[0].lease_token, &told).await.unwrap();
+            // Each puts off what it meets.
+            assert!(lease("dead", NOW).await.is_empty());
+        }
+        close_and_wait(&bench).await;
+        let read = |counter: &str| format!("SELECT {counter}::bigint FROM pg_stat_user_tables WHERE relname = 'outbox'");
+        assert_eq!(bench.count(&read("seq_tup_read")).await, 0, "the whole table was read");
+        let rows = bench.count(&read("idx_tup_fetch")).await;
+        assert!((50..10_000).contains(&rows), "{rows} rows of 120,000 were read to claim {claimed}");
+        assert!(claimed >= 50, "{claimed}");
     }
 
     /// A session counts what it did when it ends.

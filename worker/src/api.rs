@@ -4,11 +4,14 @@
 //! all have in common: the bearer token that every request carries, the size of a page.
 
 mod balance;
+mod events;
 mod orders;
 mod problem;
 mod replays;
 mod review;
-mod wire;
+mod stream;
+mod timeline;
+pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -17,8 +20,9 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Json, Router};
-use paybell_shared::config::{ApiToken, FINISH_MAX, Scope};
+use axum::{Extension, Json, Router};
+use paybell_shared::config::{ApiToken, Config, FINISH_MAX, Scope};
+use paybell_shared::shutdown::Shutdown;
 use tokio::time::timeout;
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -26,18 +30,46 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::problem::Problem;
+use self::stream::Streams;
+pub(crate) use self::wire::Order;
 use crate::consume::Context;
+use crate::tail::Tail;
 
 /// A registration is a few hundred bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Items of a page, where the caller does not say.
 /// From a request's head to the head of its answer, its body included. A stop waits no longer for anybody.
 const ANSWER_MAX: Duration = FINISH_MAX;
+/// Items of a page, where the caller does not say.
 const PAGE_DEFAULT: u32 = 50;
 const PAGE_MAX: u32 = 500;
+/// Clients that may follow the stream of changes: a shop has few servers, and each may hold one for every page that waits.
+pub const STREAM_CLIENTS_MAX: usize = 1024;
 
 /// What the API answers from, once the database is there.
 pub type Answering = Arc<OnceLock<Arc<Context>>>;
+
+/// What the API is told at its start.
+pub struct Settings {
+    pub tokens: Vec<ApiToken>,
+    /// How long an event may wait for its order.
+    pub parked_max: Duration,
+    /// How far back a stream may be resumed.
+    pub stream_kept: Duration,
+    /// More clients of the stream are refused.
+    pub stream_clients_max: usize,
+}
+
+impl Settings {
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            tokens: config.api.tokens.clone(),
+            parked_max: Duration::from_secs(config.limits.parked_max_s),
+            stream_kept: Duration::from_secs(u64::from(config.retention.stream_days) * 24 * 60 * 60),
+            stream_clients_max: STREAM_CLIENTS_MAX,
+        }
+    }
+}
 
 #[derive(Clone)]
 struct ApiState {
@@ -48,6 +80,12 @@ struct ApiState {
 /// The name of the token that a request came with.
 #[derive(Clone)]
 struct Caller(String);
+
+/// How long an event may wait for its order.
+#[derive(Clone, Copy)]
+struct Patience {
+    parked_max: Duration,
+}
 
 #[derive(OpenApi)]
 #[openapi(
@@ -66,9 +104,11 @@ impl utoipa::Modify for BearerToken {
     }
 }
 
-/// The API's routes; 503 until `context` is set.
-pub fn router(context: Answering, tokens: Vec<ApiToken>) -> Router {
+/// The API's routes; 503 until `context` is set. Streams end when the stop begins.
+pub fn router(context: Answering, settings: Settings, tail: Arc<Tail>, shutdown: &Shutdown) -> Router {
+    let Settings { tokens, parked_max, stream_kept, stream_clients_max } = settings;
     let state = ApiState { context, tokens: tokens.into() };
+    let streams = Arc::new(Streams::new(tail, stream_clients_max, stream_kept, shutdown.clone()));
     let (router, description) = documented().split_for_parts();
     let description = Arc::new(description);
     router
@@ -77,6 +117,8 @@ pub fn router(context: Answering, tokens: Vec<ApiToken>) -> Router {
         .method_not_allowed_fallback(|| {
             std::future::ready(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "the route has other methods"))
         })
+        .layer(Extension(Patience { parked_max }))
+        .layer(Extension(streams))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state, authorize))
 }
@@ -92,6 +134,11 @@ fn documented() -> OpenApiRouter {
         .routes(routes!(orders::register_order, orders::get_order))
         .routes(routes!(orders::list_orders))
         .routes(routes!(review::decide_review))
+        .routes(routes!(timeline::get_timeline))
+        .routes(routes!(stream::stream_order))
+        .routes(routes!(stream::stream_all))
+        .routes(routes!(events::get_event))
+        .routes(routes!(events::list_parked))
         .routes(routes!(balance::get_balance))
         .routes(routes!(replays::replay_webhooks))
 }
@@ -140,6 +187,13 @@ const fn scope_name(scope: Scope) -> &'static str {
     }
 }
 
+/// Leaves of what was found, which is one more than was asked for if there is more, a page; and the cursor of the next one.
+fn cut<T>(found: &mut Vec<T>, limit: u32, cursor: impl Fn(&T) -> String) -> Option<String> {
+    let more = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    if more { found.last().map(cursor) } else { None }
+}
+
 /// How many items a page may have.
 fn page_limit(asked: Option<u32>) -> Result<u32, Problem> {
     let limit = asked.unwrap_or(PAGE_DEFAULT);
@@ -182,7 +236,10 @@ mod tests {
         let request =
             Request::put("/v1/orders/o").header("authorization", "Bearer hush").header("content-type", "application/json");
         tokio::time::pause();
-        let answer = router(answering, vec![token]).oneshot(request.body(body).unwrap()).await.unwrap();
+        let settings =
+            Settings { tokens: vec![token], parked_max: Duration::ZERO, stream_kept: Duration::ZERO, stream_clients_max: 0 };
+        let router = router(answering, settings, Arc::new(Tail::new(1)), &Shutdown::new());
+        let answer = router.oneshot(request.body(body).unwrap()).await.unwrap();
         tokio::time::resume();
         assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(answer.headers().contains_key("retry-after"));
@@ -194,8 +251,19 @@ mod tests {
     fn the_description_names_every_route_and_the_token() {
         let json = serde_json::to_value(openapi()).unwrap();
         let paths: HashSet<&str> = json["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-        let known = ["/v1/orders", "/v1/orders/{id}", "/v1/orders/{id}/review", "/v1/balance", "/v1/replays"];
-        assert_eq!(paths, HashSet::from(known));
+        let expected = [
+            "/v1/orders",
+            "/v1/orders/{id}",
+            "/v1/orders/{id}/review",
+            "/v1/orders/{id}/timeline",
+            "/v1/orders/{id}/stream",
+            "/v1/stream",
+            "/v1/events/{psp}/{account}/{event_id}",
+            "/v1/parked",
+            "/v1/balance",
+            "/v1/replays",
+        ];
+        assert_eq!(paths, HashSet::from(expected));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
     }
 }

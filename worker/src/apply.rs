@@ -66,7 +66,8 @@ pub fn plan(work: &Work<'_>, snapshot: &Snapshot, ids: &Ids) -> Decision {
     planner.finish()
 }
 
-fn references(event: &PaymentEvent) -> impl Iterator<Item = ReferenceKey> {
+/// The names that an event carries.
+pub(crate) fn references(event: &PaymentEvent) -> impl Iterator<Item = ReferenceKey> {
     event.references.iter().map(|reference| reference_key(&event.key.psp, &event.key.account, reference.kind, &reference.value))
 }
 
@@ -82,7 +83,7 @@ fn order_reference(order_id: &str) -> ReferenceKey {
 }
 
 /// The merchant's own order ids are one space for all accounts, so that all who name an order meet at one row.
-fn reference_key(psp: &Arc<str>, account: &Arc<str>, kind: ReferenceKind, value: &str) -> ReferenceKey {
+pub(crate) fn reference_key(psp: &Arc<str>, account: &Arc<str>, kind: ReferenceKind, value: &str) -> ReferenceKey {
     let of_merchant = kind == ReferenceKind::Order;
     let owner = |name: &Arc<str>| if of_merchant { Arc::from("") } else { Arc::clone(name) };
     ReferenceKey { psp: owner(psp), account: owner(account), kind, value: value.to_owned() }

@@ -1,21 +1,29 @@
-//! Queue and clock to database: consume, apply, reconcile, internal API.
+//! Queue and clock to database: consume, apply, reconcile, tell, internal API.
 //!
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
-//! transaction; two backends). Beside it: [`reconcile`] asks the PSP through [`transport`]; [`replay`] translates kept webhooks again; [`api`] is the shop's door;
-//! [`pulse`] says whether the database is there; [`ids`] makes random ids.
+//! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
+//! Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door;
+//! [`replay`] translates kept webhooks again; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`] counts who waits
+//! too long; [`pulse`] says whether the database is there; [`ids`] makes random ids.
 
 pub mod api;
 pub mod apply;
+pub mod change;
 pub mod consume;
 pub mod ids;
 pub mod inbox;
+pub mod notify;
 pub mod order;
+pub mod outbox;
+pub mod overdue;
 pub mod pulse;
 pub mod reconcile;
 pub mod replay;
 pub mod seen;
 pub mod store;
+pub mod tail;
+pub mod timeline;
 pub mod transport;
 
 use std::collections::HashMap;
@@ -34,10 +42,13 @@ use paybell_shared::shutdown::Shutdown;
 
 use crate::consume::{BatchLimits, Context};
 use crate::ids::Ids;
+use crate::notify::Notifier;
 use crate::order::{AccountKey, Rules};
+use crate::outbox::Relay;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
 use crate::store::{ConnectError, Policy, Store};
+use crate::tail::Tail;
 use crate::transport::HttpTransport;
 
 /// Between attempts to reach a database that is not there at the start: doubled from the shortest to the longest.
@@ -52,7 +63,7 @@ pub struct Started {
     pub check: Check,
 }
 
-/// Serves the internal API and, unless `[worker] consume` is false, consumes and reconciles, until the stop. A database or
+/// Serves the internal API and, unless `[worker] consume` is false, consumes, reconciles and tells, until the stop. A database or
 /// queue that is down is no error: the worker is not ready, and waits for it.
 ///
 /// # Errors
@@ -63,33 +74,32 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
         return Err(ConfigError::Setting { setting: "[api] token".to_owned(), problem }.into());
     }
     let seen = seen::connect(&config.seen.url)?;
+    let notifiers = notifiers(config)?;
     let listen = config.api.listen;
     let listener = serve::bind(listen).with_context(|| format!("[api] listen: {listen} cannot be had"))?;
     let api = listener.local_addr()?;
     let answering = api::Answering::default();
     let pulse = Arc::new(Pulse::default());
-    let router = api::router(Arc::clone(&answering), config.api.tokens.clone());
+    let tail = Arc::new(Tail::new(tail::PAGES_KEPT));
+    let router = api::router(Arc::clone(&answering), api::Settings::of(config), Arc::clone(&tail), shutdown);
     serve::run("api", listener, Limits::from(&config.limits), router, shutdown);
 
     let accounts: HashMap<AccountKey, Arc<Account>> =
         config.accounts.iter().map(|configured| keyed(&configured.account)).collect();
-    let first_look = accounts.iter().filter_map(|(key, account)| Some((key.clone(), first_look(account)?))).collect();
     let parts = Parts {
         seen,
         accounts,
         clock,
-        policy: Policy {
-            events_create_orders: config.orders.registration == Registration::Optional,
-            first_look,
-            destinations: Vec::new(),
-            rules: rules(config),
-        },
+        policy: policy(config),
         consume: config.worker.consume.then(|| queue.clone()),
+        notifiers,
         limits: BatchLimits {
             deliveries_max: config.limits.batch_max,
             linger: Duration::from_millis(config.limits.batch_linger_ms),
         },
         answering,
+        tail,
+        parked_max: Duration::from_secs(config.limits.parked_max_s),
         pulse: Arc::clone(&pulse),
         shutdown: shutdown.clone(),
     };
@@ -120,8 +130,11 @@ struct Parts {
     clock: Arc<dyn Clock>,
     policy: Policy,
     consume: Option<Queue>,
+    notifiers: Vec<Notifier>,
     limits: BatchLimits,
     answering: Arc<OnceLock<Arc<Context>>>,
+    tail: Arc<Tail>,
+    parked_max: Duration,
     pulse: Arc<Pulse>,
     shutdown: Shutdown,
 }
@@ -140,14 +153,38 @@ impl Parts {
         });
         let shutdown = &self.shutdown;
         shutdown.spawn("pulse", pulse::run(Arc::clone(&context), self.pulse, shutdown.clone()));
+        shutdown.spawn("tail", tail::run(Arc::clone(&context), self.tail, shutdown.clone()));
+        shutdown.spawn("overdue", overdue::run(Arc::clone(&context), self.parked_max, shutdown.clone()));
         if let Some(queue) = self.consume {
             let reconciler = Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
             shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));
             shutdown.spawn("reconcile", reconcile::run(reconciler, shutdown.clone()));
+            let exchange = queue.exchange().map(|broker| broker.orders_publisher(shutdown));
+            let exchange = exchange.map(|publisher| Relay::to_exchange(Arc::clone(&context), publisher));
+            let subscribers = self.notifiers.into_iter().map(|notifier| Relay::to_subscriber(Arc::clone(&context), notifier));
+            for relay in exchange.into_iter().chain(subscribers) {
+                shutdown.spawn("outbox", outbox::run(relay, shutdown.clone()));
+            }
+            shutdown.spawn("backlog", outbox::watch(Arc::clone(&context), shutdown.clone()));
         }
         // Never set before: a worker begins once.
         let _ = self.answering.set(context);
         Ok(())
+    }
+}
+
+/// What a configuration says about every piece of work.
+#[must_use]
+pub fn policy(config: &Config) -> Policy {
+    let accounts = config.accounts.iter().map(|configured| keyed(&configured.account));
+    // The embedded queue has no exchange.
+    let exchange = config.queue.url.starts_with("amqp").then(|| Arc::from(outbox::AMQP));
+    let subscribers = config.subscribers.iter().map(|subscriber| Arc::clone(&subscriber.name));
+    Policy {
+        events_create_orders: config.orders.registration == Registration::Optional,
+        first_look: accounts.filter_map(|(key, account)| Some((key, first_look(&account)?))).collect(),
+        destinations: exchange.into_iter().chain(subscribers).collect(),
+        rules: rules(config),
     }
 }
 
@@ -160,6 +197,17 @@ fn rules(config: &Config) -> Rules {
 fn keyed(account: &Arc<Account>) -> (AccountKey, Arc<Account>) {
     let key = AccountKey { psp: Arc::clone(&account.psp_id), account: Arc::clone(&account.name) };
     (key, Arc::clone(account))
+}
+
+fn notifiers(config: &Config) -> Result<Vec<Notifier>, ConfigError> {
+    let subscribers = config.subscribers.iter().enumerate();
+    let notifiers = subscribers.map(|(index, subscriber)| {
+        Notifier::new(subscriber).map_err(|error| {
+            let problem = format!("{:#}", anyhow::Error::new(error));
+            ConfigError::Setting { setting: format!("subscriber[{index}].url"), problem }
+        })
+    });
+    notifiers.collect()
 }
 
 /// When to look at a new payment for the first time; `None` if the PSP cannot be asked with what is configured.

@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | attempt at a payment | state | rank of [`PaymentState`]: success after failure wins, failure after success does not |
 //! | attempt: failures | each with its time | the earliest time that it was told, so that to hear of it again (from a poll, above all) changes nothing; the latest is shown |
+//! | attempt: given up | canceled or lapsed | rank; once said it stays, also behind what was captured before |
 //! | payment: authorised | amount at a version | the PSP's version, then the larger amount |
 //! | payment: captured in all | gross amount, and when it was first told | the larger amount: refunds do not lower it, and a lagging answer must not; of one amount the earliest version |
 //! | payment: capture final | yes or no | once said, it stays |
@@ -107,6 +108,9 @@ struct PaymentRegisters {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Attempt {
     state: PaymentState,
+    /// Canceled or lapsed. The state says it, too, unless something was captured before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    given_up: Option<PaymentState>,
     /// Sorted by failure, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     failures: Vec<(Failure, Timestamp)>,
@@ -144,7 +148,7 @@ impl Registers {
     /// later confirmation is kept, but adds nothing.
     pub fn join(&mut self, event: &PaymentEvent, foreign_mode: bool) -> bool {
         let payment = self.payment_mut(&event.key.psp, &event.key.account, &event.payment_id);
-        let was_new = payment.is_blank();
+        let (was_new, amounts) = (payment.is_blank(), payment.amounts());
         let mode_changed = foreign_mode && !std::mem::replace(&mut payment.foreign_mode, true);
         let (version, asked) = (event.version, event.is_answer());
         let changed = match &event.fact {
@@ -152,8 +156,8 @@ impl Registers {
                 let attempt = fact.attempt.clone().unwrap_or_default();
                 let failure = fact.failure.clone().map(|failure| (failure, event.occurred_at));
                 let state_changed = payment.join_attempt(attempt, fact.state, failure);
-                let authorized_changed =
-                    fact.authorized.is_some_and(|value| payment.join_authorized(Versioned { version, value, asked: false }));
+                let told = fact.authorized.map(|value| Versioned { version, value, asked: false });
+                let authorized_changed = told.is_some_and(|told| latest(&mut payment.authorized, told));
                 let captured_changed = fact.captured.is_some_and(|money| payment.join_captured(money, version));
                 let final_changed = fact.capture_final && !std::mem::replace(&mut payment.capture_final, true);
                 state_changed | authorized_changed | captured_changed | final_changed
@@ -164,12 +168,13 @@ impl Registers {
             Fact::Refund { id, state, amount, created } => {
                 payment.join_refund(id, Observation { version, state: *state, amount: *amount, asked }, *created)
             }
-            Fact::RefundTotal { amount } => payment.join_refund_total(Versioned { version, value: *amount, asked }),
+            Fact::RefundTotal { amount } => latest(&mut payment.refund_total, Versioned { version, value: *amount, asked }),
             Fact::Dispute { id, state, amount } => {
                 observe(&mut payment.disputes, id, Observation { version, state: *state, amount: *amount, asked })
             }
         };
-        was_new | mode_changed | changed
+        // A confirmation, too, may show what a total counts and what it does not.
+        was_new | mode_changed | changed || payment.amounts() != amounts
     }
 
     /// Joins an operator's decision. `true` if it was not known.
@@ -254,23 +259,19 @@ impl PaymentRegisters {
     }
 
     fn join_attempt(&mut self, attempt: String, state: PaymentState, failure: Option<(Failure, Timestamp)>) -> bool {
+        let given_up = Some(state).filter(|state| matches!(state, PaymentState::AuthorizationExpired | PaymentState::Canceled));
         match self.attempts.get_mut(&attempt) {
             None => {
-                self.attempts.insert(attempt, Attempt { state, failures: failure.into_iter().collect() });
+                self.attempts.insert(attempt, Attempt { state, given_up, failures: failure.into_iter().collect() });
                 true
             }
             Some(known) => {
-                let state_changed = state > known.state;
+                let state_changed = state > known.state || given_up > known.given_up;
                 known.state = known.state.max(state);
+                known.given_up = known.given_up.max(given_up);
                 state_changed | failure.is_some_and(|failure| known.join_failure(failure))
             }
         }
-    }
-
-    fn join_authorized(&mut self, told: Versioned) -> bool {
-        let before = self.authorized;
-        self.authorized = before.max(Some(told));
-        self.authorized.map(|now| now.value) != before.map(|before| before.value)
     }
 
     fn join_captured(&mut self, money: Money, version: FactVersion) -> bool {
@@ -290,14 +291,6 @@ impl PaymentRegisters {
         }
         refund.history.add(seen) | earlier
     }
-
-    /// The same total of a later version may count single refunds that the earlier one did not: that is news.
-    fn join_refund_total(&mut self, told: Versioned) -> bool {
-        let amounts = |payment: &Self| (payment.refund_total.map(|total| total.value), payment.unattributed());
-        let before = amounts(self);
-        self.refund_total = self.refund_total.max(Some(told));
-        amounts(self) != before
-    }
 }
 
 impl Attempt {
@@ -315,6 +308,13 @@ impl Attempt {
             }
         }
     }
+}
+
+/// `true` if the amount is another one now.
+fn latest(register: &mut Option<Versioned>, told: Versioned) -> bool {
+    let before = *register;
+    *register = before.max(Some(told));
+    register.map(|now| now.value) != before.map(|before| before.value)
 }
 
 fn observe<S: Progress>(histories: &mut BTreeMap<String, History<S>>, id: &str, seen: Observation<S>) -> bool {

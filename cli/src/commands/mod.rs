@@ -1,7 +1,9 @@
 //! The commands, one file each.
 
+pub mod audit;
 pub mod config;
 pub mod demo;
+pub mod explain;
 pub mod replay;
 pub mod send;
 pub mod serve;

@@ -53,6 +53,7 @@ use crate::event::{
     DisputeState, EventKey, Fact, FactVersion, Failure, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind,
     RefundState, Source,
 };
+use crate::secret::Secret;
 
 /// The adapter.
 pub struct StandardWebhooks;
@@ -231,7 +232,33 @@ enum Key {
     Ed25519([u8; ED25519_KEY_BYTES]),
 }
 
-/// Wiped after use; never on the heap.
+/// Signs as a sender does, by `v1`: Paybell's own notifications.
+pub struct Signer(Vec<HmacKey>);
+
+impl Signer {
+    /// # Errors
+    /// A secret is none that a sender signs with: which one, and what is wrong with it.
+    pub fn new(secrets: &[Secret]) -> Result<Self, (usize, &'static str)> {
+        let keys = secrets.iter().enumerate().map(|(position, secret)| match Key::read(secret.expose()) {
+            Ok(Key::Hmac(key)) => Ok(key),
+            Ok(Key::Ed25519(_)) => Err((position, "is a public key, which does not sign")),
+            Err(problem) => Err((position, problem)),
+        });
+        keys.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The headers of a call: a signature by every secret, so that a receiver may know any one of them.
+    #[must_use]
+    pub fn headers(&self, id: &str, at: Timestamp, body: &[u8]) -> [(&'static str, String); 3] {
+        let time = at.seconds().to_string();
+        let signed = [id.as_bytes(), b".", time.as_bytes(), b".", body];
+        let signature = |key: &HmacKey| format!("v1,{}", STANDARD.encode(signature::hmac_sha256(key.as_bytes(), &signed)));
+        let signatures: Vec<String> = self.0.iter().map(signature).collect();
+        [(ID, id.to_owned()), (TIMESTAMP, time), (SIGNATURE, signatures.join(" "))]
+    }
+}
+
+/// Wiped after use.
 struct HmacKey {
     room: Zeroizing<[u8; KEY_ROOM]>,
     length: usize,

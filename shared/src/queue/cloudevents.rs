@@ -3,9 +3,11 @@
 //! The body is the body on the wire, untouched; the attributes are headers. There is no binding of CloudEvents to
 //! AMQP 0-9-1, so the names are those of the HTTP binding (`ce-…`). What CloudEvents has no word for is `x-paybell-…`,
 //! and a kept header of the call is `h-<place>-<name>`, because a table of headers has neither order nor doubles.
+//! What is told of orders ([`OrderEvent`]) has the same form, and goes one way.
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::Message;
@@ -38,6 +40,36 @@ pub enum EnvelopeError {
     /// Written by a newer Paybell: for newer workers.
     #[error("the envelope's schema {0} is newer than this worker's")]
     Newer(u32),
+}
+
+/// Where changes of orders come from.
+const ORDERS_SOURCE: &str = "/paybell/orders";
+
+/// What is told of a change of an order, for `paybell.orders`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderEvent {
+    /// The change's, so that a receiver tells a repetition.
+    pub id: String,
+    /// `order.<status>`: also the routing key.
+    pub event_type: String,
+    pub order_id: String,
+    pub at: Timestamp,
+    /// JSON.
+    pub body: Bytes,
+}
+
+impl From<OrderEvent> for Message {
+    fn from(event: OrderEvent) -> Self {
+        let headers = vec![
+            (SPEC_VERSION.into(), "1.0".to_owned()),
+            (ID.into(), event.id.clone()),
+            (SOURCE.into(), ORDERS_SOURCE.to_owned()),
+            (TYPE.into(), event.event_type),
+            (TIME.into(), event.at.to_string()),
+            (SUBJECT.into(), event.order_id),
+        ];
+        Self { id: event.id, content_type: Some("application/json".to_owned()), headers, body: event.body }
+    }
 }
 
 impl From<Envelope> for Message {
@@ -134,7 +166,6 @@ fn read_kept(message: &Message) -> Result<Vec<(String, String)>, EnvelopeError> 
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::collection::vec;
     use proptest::option;
     use proptest::prelude::*;

@@ -279,6 +279,15 @@ impl Queue {
         }
     }
 
+    /// Where there is an exchange that others may listen to; an embedded queue has none.
+    #[must_use]
+    pub const fn exchange(&self) -> Option<&amqp::Amqp> {
+        match self {
+            Self::Amqp(queue) => Some(queue),
+            Self::Sqlite(_) => None,
+        }
+    }
+
     /// Takes dead letters, with their reason in the header [`REASON_HEADER`]. Nothing comes after death: here only
     /// [`Disposition::Done`] takes a delivery off, everything else releases it.
     #[must_use]

@@ -22,8 +22,8 @@ use paybell_worker::ids::Ids;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
 use paybell_worker::order::{AccountKey, OrderStatus, ReviewReason, Rules, Verdict};
 use paybell_worker::store::{
-    Applied, Policy, Registered, Registration, RegistrationConflict, Review, Reviewed, Store, StoreError, StoredOrder, Work,
-    connect,
+    Applied, Backlog, Notice, NoticeKey, NoticeOutcome, Policy, Registered, Registration, RegistrationConflict, Review, Reviewed,
+    Store, StoreError, StoredOrder, Work, connect,
 };
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -55,6 +55,16 @@ macro_rules! store_suite {
             an_expired_lease_returns_and_its_holder_ends_nothing,
             a_hint_during_a_look_keeps_the_payment_due,
             a_first_look_is_planned_once,
+            what_is_told_is_what_was_committed,
+            an_orders_changes_are_told_one_after_the_other,
+            each_destination_is_told_apart,
+            a_failed_attempt_holds_its_order_back,
+            giving_up_lets_the_next_change_go,
+            a_lapsed_lease_is_the_next_ones,
+            many_changes_of_one_order_hold_no_other_back,
+            what_cannot_be_read_holds_no_other_back,
+            what_waits_is_counted,
+            many_relays_tell_each_change_once_in_order,
             a_review_is_decided_on_what_was_seen,
             a_doubt_has_the_psp_asked_once,
             more_than_expected_is_paid_where_the_account_allows_it,
@@ -749,6 +759,270 @@ pub async fn a_first_look_is_planned_once(bench: &Bench) {
     assert_eq!(bench.count("SELECT count(*) FROM checks").await, 1);
 }
 
+/// An order with so many changes that each of the destinations is to be told.
+async fn change(bench: &Bench, order: &str, changes: usize, destinations: &[&str]) {
+    let destinations = destinations.iter().map(|name| Arc::from(*name)).collect();
+    let policy = Policy { events_create_orders: true, destinations, ..bench.policy.clone() };
+    let before = bench.store.order(order).await.unwrap().map_or(0, |order| order.version);
+    for n in (before..).take(changes) {
+        let payment = format!("pi_{order}");
+        let event = match n {
+            0 => captured(&format!("evt_{order}"), &payment, Some(order), 4999),
+            n => refund(&format!("evt_{order}_{n}"), &payment, &format!("re_{order}_{n}"), 1),
+        };
+        let work = Work { arrivals: &arrivals(&[event]), ..Work::new(&policy, &bench.ids, NOW) };
+        assert_eq!(bench.store.apply(&work).await.unwrap().transitions, 1);
+    }
+}
+
+impl Bench {
+    async fn lease(&self, destination: &str, now: Timestamp, limit: u32) -> Vec<Notice> {
+        self.store.lease_notices(destination, now, LEASE, self.ids.next(), limit).await.unwrap()
+    }
+
+    async fn end(&self, now: Timestamp, notice: &Notice, outcome: NoticeOutcome) {
+        self.store.finish_notices(now, notice.lease_token, &[(key_of(notice), outcome)]).await.unwrap();
+    }
+
+    /// Destination, order, version, outcome, attempts, error of what was told or given up.
+    async fn notices(&self) -> Vec<String> {
+        let sql = "SELECT destination || ' ' || order_id || ' ' || version || ' ' || outcome || ' ' || attempts || ' '
+             || coalesce(last_error, '-') FROM notices ORDER BY 1";
+        self.texts(sql).await
+    }
+}
+
+fn key_of(notice: &Notice) -> NoticeKey {
+    let order = &notice.change.order;
+    NoticeKey { destination: Arc::clone(&notice.destination), order_id: order.id.clone(), version: order.version }
+}
+
+/// By order and version, sorted.
+fn leased(notices: &[Notice]) -> Vec<(&str, i64)> {
+    let mut leased: Vec<_> = notices.iter().map(|notice| (&*notice.change.order.id, notice.change.order.version)).collect();
+    leased.sort_unstable();
+    leased
+}
+
+fn again(at: Timestamp) -> NoticeOutcome {
+    NoticeOutcome::Again { at, error: "no answer".to_owned() }
+}
+
+pub async fn what_is_told_is_what_was_committed(bench: &Bench) {
+    let mut committed = Vec::new();
+    for _ in 0..3 {
+        change(bench, "order-1", 1, &["shop"]).await;
+        committed.push(bench.order("order-1").await);
+    }
+    // The order went on meanwhile: each change is told as it was.
+    let mut ids = BTreeSet::new();
+    let mut from = None;
+    for committed in committed {
+        let notices = bench.lease("shop", NOW, 10).await;
+        let [notice] = &notices[..] else { panic!("{notices:?}") };
+        assert_eq!((&*notice.destination, notice.attempts), ("shop", 0));
+        assert_eq!((&notice.change.order, notice.change.from), (&committed, from));
+        from = Some(committed.view.status);
+        assert!(ids.insert(notice.change.id), "the id is another change's");
+        // Told again, it is the same.
+        bench.end(NOW, notice, again(NOW)).await;
+        let repeated = bench.lease("shop", NOW, 10).await;
+        assert_eq!((&repeated[0].change, repeated[0].attempts), (&notice.change, 1));
+        bench.end(NOW, &repeated[0], NoticeOutcome::Told).await;
+    }
+    assert_eq!(bench.count("SELECT count(*) FROM outbox").await, 0);
+}
+
+pub async fn an_orders_changes_are_told_one_after_the_other(bench: &Bench) {
+    change(bench, "order-1", 3, &["shop"]).await;
+    change(bench, "order-2", 1, &["shop"]).await;
+    let first = bench.lease("shop", NOW, 10).await;
+    assert_eq!(leased(&first), [("order-1", 1), ("order-2", 1)]);
+    assert_eq!(leased(&bench.lease("shop", NOW, 10).await), [], "they are leased");
+    // One that is made meanwhile waits behind them.
+    change(bench, "order-1", 1, &["shop"]).await;
+    assert_eq!(leased(&bench.lease("shop", NOW, 10).await), []);
+    let ended: Vec<_> = first.iter().map(|notice| (key_of(notice), NoticeOutcome::Told)).collect();
+    bench.store.finish_notices(NOW, first[0].lease_token, &ended).await.unwrap();
+    for version in 2..=4 {
+        let next = bench.lease("shop", NOW, 10).await;
+        assert_eq!(leased(&next), [("order-1", version)], "at once");
+        bench.end(NOW, &next[0], NoticeOutcome::Told).await;
+    }
+    assert_eq!(leased(&bench.lease("shop", NOW, 10).await), []);
+    let told = ["order-1 1", "order-1 2", "order-1 3", "order-1 4", "order-2 1"].map(|change| format!("shop {change} told 1 -"));
+    assert_eq!(bench.notices().await, told);
+}
+
+pub async fn each_destination_is_told_apart(bench: &Bench) {
+    change(bench, "order-1", 2, &["amqp", "shop"]).await;
+    change(bench, "order-1", 1, &["shop"]).await;
+    let (amqp, shop) = (bench.lease("amqp", NOW, 10).await, bench.lease("shop", NOW, 10).await);
+    assert_eq!((leased(&amqp), leased(&shop)), (vec![("order-1", 1)], vec![("order-1", 1)]));
+    assert_eq!(amqp[0].change, shop[0].change, "one change, one id");
+    bench.end(NOW, &shop[0], again(NOW.plus(LEASE))).await;
+    bench.end(NOW, &amqp[0], NoticeOutcome::Told).await;
+    assert_eq!(leased(&bench.lease("shop", NOW, 10).await), []);
+    let amqp = bench.lease("amqp", NOW, 10).await;
+    assert_eq!(leased(&amqp), [("order-1", 2)]);
+    bench.end(NOW, &amqp[0], NoticeOutcome::Told).await;
+    assert_eq!(leased(&bench.lease("amqp", NOW, 10).await), []);
+    assert_eq!(bench.count("SELECT count(*) FROM outbox").await, 3);
+}
+
+pub async fn a_failed_attempt_holds_its_order_back(bench: &Bench) {
+    change(bench, "order-1", 2, &["shop"]).await;
+    change(bench, "order-2", 1, &["shop"]).await;
+    let later = NOW.plus(Duration::from_hours(6));
+    let notices = bench.lease("shop", NOW, 10).await;
+    let ended: Vec<_> = notices
+        .iter()
+        .map(|notice| (key_of(notice), if notice.change.order.id == "order-1" { again(later) } else { NoticeOutcome::Told }))
+        .collect();
+    bench.store.finish_notices(NOW, notices[0].lease_token, &ended).await.unwrap();
+    change(bench, "order-1", 1, &["shop"]).await;
+    for now in [NOW, NOW.plus(LEASE), later.minus(Duration::from_millis(1))] {
+        assert_eq!(leased(&bench.lease("shop", now, 10).await), [], "its order waits for its next attempt");
+    }
+    for version in 1..=3 {
+        let notices = bench.lease("shop", later, 10).await;
+        assert_eq!(leased(&notices), [("order-1", version)]);
+        assert_eq!(notices[0].attempts, u32::from(version == 1));
+        bench.end(later, &notices[0], NoticeOutcome::Told).await;
+    }
+    let told = ["order-1 1 told 2", "order-1 2 told 1", "order-1 3 told 1", "order-2 1 told 1"];
+    assert_eq!(bench.notices().await, told.map(|told| format!("shop {told} -")));
+}
+
+pub async fn giving_up_lets_the_next_change_go(bench: &Bench) {
+    change(bench, "order-1", 2, &["shop"]).await;
+    let first = bench.lease("shop", NOW, 10).await;
+    bench.end(NOW, &first[0], NoticeOutcome::GivenUp { error: "answered 410".to_owned() }).await;
+    let next = bench.lease("shop", NOW, 10).await;
+    assert_eq!(leased(&next), [("order-1", 2)]);
+    bench.end(NOW, &next[0], NoticeOutcome::Told).await;
+    assert_eq!(bench.notices().await, ["shop order-1 1 given_up 1 answered 410", "shop order-1 2 told 1 -"]);
+}
+
+pub async fn a_lapsed_lease_is_the_next_ones(bench: &Bench) {
+    change(bench, "order-1", 2, &["shop"]).await;
+    let lost = bench.lease("shop", NOW, 10).await;
+    let lapsed = NOW.plus(LEASE);
+    assert_eq!(leased(&bench.lease("shop", lapsed.minus(Duration::from_millis(1)), 10).await), []);
+    let held = bench.lease("shop", lapsed, 10).await;
+    assert_eq!(leased(&held), [("order-1", 1)]);
+    assert_eq!(held[0].change, lost[0].change, "the same content under the same id");
+    assert_ne!(held[0].lease_token, lost[0].lease_token);
+    for outcome in [NoticeOutcome::Told, again(NOW), NoticeOutcome::GivenUp { error: "late".to_owned() }] {
+        bench.end(lapsed, &lost[0], outcome).await;
+    }
+    assert_eq!(bench.notices().await, Vec::<String>::new());
+    assert_eq!(leased(&bench.lease("shop", lapsed, 10).await), [], "it is still held");
+    bench.end(lapsed, &held[0], NoticeOutcome::Told).await;
+    assert_eq!(bench.notices().await, ["shop order-1 1 told 1 -"]);
+    assert_eq!(leased(&bench.lease("shop", lapsed, 10).await), [("order-1", 2)]);
+}
+
+pub async fn many_changes_of_one_order_hold_no_other_back(bench: &Bench) {
+    const LIMIT: u32 = 2;
+    change(bench, "order-1", 30, &["shop"]).await;
+    let first = bench.lease("shop", NOW, LIMIT).await;
+    assert_eq!(leased(&first), [("order-1", 1)]);
+    change(bench, "order-2", 1, &["shop"]).await;
+    let mut claims = 0;
+    while leased(&bench.lease("shop", NOW, LIMIT).await) != [("order-2", 1)] {
+        claims += 1;
+        assert!(claims < 2, "one claim gets past 30 changes");
+    }
+    // What was put off behind the first change comes when that is told, one by one.
+    let mut held = first;
+    for version in 2..=30 {
+        bench.end(NOW, &held[0], NoticeOutcome::Told).await;
+        held = bench.lease("shop", NOW, LIMIT).await;
+        assert_eq!(leased(&held), [("order-1", version)]);
+    }
+}
+
+pub async fn what_cannot_be_read_holds_no_other_back(bench: &Bench) {
+    change(bench, "order-1", 2, &["shop"]).await;
+    change(bench, "order-2", 1, &["shop"]).await;
+    // A newer version's status, as it may be met in a rolling deploy.
+    bench.execute("UPDATE transitions SET view = '{\"status\":\"settled\"}' WHERE order_id = 'order-1' AND version = 1").await;
+    assert_eq!(leased(&bench.lease("shop", NOW, 10).await), [("order-2", 1)]);
+    assert_eq!(leased(&bench.lease("shop", NOW, 10).await), [], "the order's next change waits");
+}
+
+pub async fn what_waits_is_counted(bench: &Bench) {
+    assert_eq!(bench.store.backlog().await.unwrap(), []);
+    change(bench, "order-1", 3, &["amqp", "shop"]).await;
+    change(bench, "order-2", 1, &["shop"]).await;
+    let line = |destination: &str, waiting| Backlog { destination: destination.to_owned(), waiting, oldest_at: NOW };
+    assert_eq!(bench.store.backlog().await.unwrap(), [line("amqp", 3), line("shop", 4)]);
+    let notices = bench.lease("amqp", NOW, 10).await;
+    bench.end(NOW, &notices[0], again(NOW.plus(LEASE))).await;
+    assert_eq!(bench.store.backlog().await.unwrap(), [line("amqp", 3), line("shop", 4)], "it still waits, and is as old");
+    for notice in bench.lease("shop", NOW, 10).await {
+        bench.end(NOW, &notice, NoticeOutcome::Told).await;
+    }
+    assert_eq!(bench.store.backlog().await.unwrap(), [line("amqp", 3), line("shop", 2)]);
+}
+
+/// Eight relays, each of which now and then fails, while changes are made. Time stands still, so a change that was put off
+/// and not fetched again is never told.
+pub async fn many_relays_tell_each_change_once_in_order(bench: &Bench) {
+    const ORDERS: usize = 6;
+    const CHANGES: usize = 12;
+    let made = std::sync::atomic::AtomicUsize::new(0);
+    let told = std::sync::Mutex::new(Vec::new());
+    let makers = (0..ORDERS).map(|order| {
+        let made = &made;
+        async move {
+            for _ in 0..CHANGES {
+                change(bench, &format!("order-{order}"), 1, &["shop"]).await;
+            }
+            made.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    });
+    let relays = (0..8_u64).map(|seed| {
+        let (made, told) = (&made, &told);
+        async move {
+            let mut random = StdRng::seed_from_u64(seed);
+            let mut looks = 0;
+            loop {
+                // Read before the claim: what it does not find was told or is another's.
+                let all_made = made.load(std::sync::atomic::Ordering::SeqCst) == ORDERS;
+                let limit = random.random_range(1..4);
+                let notices = bench.lease("shop", NOW, limit).await;
+                let mut ended = Vec::new();
+                for notice in &notices {
+                    let outcome = if random.random_bool(0.2) { again(NOW) } else { NoticeOutcome::Told };
+                    if outcome == NoticeOutcome::Told {
+                        told.lock().unwrap().push((notice.change.order.id.clone(), notice.change.order.version));
+                    }
+                    ended.push((key_of(notice), outcome));
+                }
+                if let [notice, ..] = &notices[..] {
+                    bench.store.finish_notices(NOW, notice.lease_token, &ended).await.unwrap();
+                } else if all_made && bench.count("SELECT count(*) FROM outbox").await == 0 {
+                    return;
+                } else {
+                    looks += 1;
+                    assert!(looks < 10_000, "something is never told");
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    });
+    tokio::join!(join_all(makers), join_all(relays));
+    let told = told.into_inner().unwrap();
+    for order in 0..ORDERS {
+        let id = format!("order-{order}");
+        let versions: Vec<i64> = told.iter().filter(|(told, _)| *told == id).map(|(_, version)| *version).collect();
+        assert_eq!(versions, (1..).take(CHANGES).collect::<Vec<i64>>(), "{id}");
+    }
+    assert_eq!(bench.notices().await.len(), ORDERS * CHANGES);
+}
+
 pub async fn one_key_met_by_many_at_once_is_written_once(bench: &Bench) {
     // Without references: no row lock keeps these apart, only the key itself.
     const EVENTS: usize = 100;
@@ -934,7 +1208,9 @@ pub fn registration(order: &str, payment: Option<&str>, minor: i64) -> Registrat
     }
 }
 
-fn body(bytes: &[u8]) -> Body {
+/// A webhook's bytes, received at [`NOW`].
+#[must_use]
+pub fn body(bytes: &[u8]) -> Body {
     let AccountKey { psp, account } = account();
     Body {
         psp,

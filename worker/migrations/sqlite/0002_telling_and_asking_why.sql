@@ -10,6 +10,7 @@ CREATE INDEX events_by_time ON events (received_at);
 CREATE INDEX events_by_fingerprint ON events (fingerprint) WHERE fingerprint IS NOT NULL;
 
 CREATE INDEX bodies_by_time ON bodies (received_at, id);
+ALTER TABLE bodies ADD COLUMN sha256 BLOB CHECK (length(sha256) = 32);
 
 -- A JSON array of names.
 ALTER TABLE transitions ADD COLUMN destinations TEXT;
@@ -19,14 +20,14 @@ CREATE TABLE outbox (
     destination TEXT NOT NULL,
     order_id TEXT NOT NULL,
     version INTEGER NOT NULL,
+    at INTEGER NOT NULL,
     next_attempt_at INTEGER NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
     lease_token BLOB,
-    lease_until INTEGER,
     PRIMARY KEY (destination, order_id, version)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX outbox_due ON outbox (next_attempt_at);
+CREATE INDEX outbox_due ON outbox (destination, next_attempt_at);
 
 CREATE TABLE notices (
     order_id TEXT NOT NULL,

@@ -11,7 +11,7 @@ use paybell_shared::money::{Currency, Money};
 
 use super::problem::Problem;
 use super::wire::{Object, Order, OrderPage, OrdersQuery, RegisterOrder};
-use super::{Caller, page_limit};
+use super::{Caller, cut, page_limit};
 use crate::consume::Context;
 use crate::order::AccountKey;
 use crate::store::{Registered, Registration, Work};
@@ -154,10 +154,7 @@ pub(super) async fn list_orders(
     if query.cursor.as_deref().is_some_and(|cursor| cursor.contains('\0')) {
         return Err(bad("cursor: is not one that was given out".to_owned()));
     }
-    // One more than asked for tells whether there is a next page.
     let mut found = context.store.orders(query.status, query.cursor.as_deref(), limit + 1).await?;
-    let more = found.len() > limit as usize;
-    found.truncate(limit as usize);
-    let next_cursor = if more { found.last().map(|order| order.id.clone()) } else { None };
+    let next_cursor = cut(&mut found, limit, |order| order.id.clone());
     Ok(Json(OrderPage { items: found.into_iter().map(Order::from).collect(), next_cursor }))
 }

@@ -35,6 +35,27 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
+/// Which books.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct BalanceQuery {
+    /// `hour`: the books' own lines too.
+    pub by: Option<Period>,
+    /// The first hour: the one that this lies in; a day before `until` if absent.
+    #[param(format = DateTime)]
+    pub since: Option<String>,
+    /// Hours that begin before it; now, if absent.
+    #[param(format = DateTime)]
+    pub until: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Period {
+    Hour,
+}
+
 /// An order's payment, as the shop expects it.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

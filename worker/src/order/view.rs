@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::history::{History, Observation, Progress};
 use super::review::ReviewReason;
-use super::{AccountKey, CapturedTotal, PaymentRegisters, Refund, Registers, Rules};
+use super::{AccountKey, Attempt, CapturedTotal, PaymentRegisters, Refund, Registers, Rules};
 
 /// The order as the shop sees it, but for what depends on arrival (version, times).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,19 +153,33 @@ impl Registers {
 
 impl PaymentRegisters {
     /// The state of the payment over all its attempts. A failed attempt hides behind one that is still open, if the PSP
-    /// tells them apart. What was captured and then failed is not captured: its authorisation, if there was one, still
-    /// holds the money.
+    /// tells them apart. What was captured and then failed is not captured.
     pub(super) fn state(&self) -> PaymentState {
-        let highest = self.attempts.values().map(|attempt| attempt.state).max().unwrap_or(PaymentState::Pending);
+        let undone = self.is_undone().then(|| self.undone_state());
+        let state = |attempt: &Attempt| match (attempt.state, undone) {
+            (PaymentState::Captured, Some(undone)) => attempt.given_up.unwrap_or(undone),
+            (state, _) => state,
+        };
+        let highest = self.attempts.values().map(state).max().or(undone).unwrap_or(PaymentState::Pending);
         let is_open = self.attempts.iter().any(|(id, attempt)| !id.is_empty() && attempt.state == PaymentState::Pending);
-        let undone = (highest == PaymentState::Captured || self.attempts.is_empty()) && self.is_undone();
-        match highest {
-            PaymentState::Failed if is_open => PaymentState::Pending,
-            _ if undone && self.authorized.is_some_and(|held| held.value.minor > 0) => PaymentState::Authorized,
-            _ if undone && (is_open || self.has_capture(CaptureState::Pending)) => PaymentState::Pending,
-            _ if undone => PaymentState::Failed,
-            highest => highest,
+        if highest == PaymentState::Failed && is_open { PaymentState::Pending } else { highest }
+    }
+
+    /// Of what was captured and then failed: its authorisation, if there was one, still holds the money.
+    fn undone_state(&self) -> PaymentState {
+        if self.authorized.is_some_and(|held| held.value.minor > 0) {
+            PaymentState::Authorized
+        } else if self.has_capture(CaptureState::Pending) {
+            PaymentState::Pending
+        } else {
+            PaymentState::Failed
         }
+    }
+
+    /// What of its authorisation is not captured was released, or the PSP said that it will take no more.
+    fn is_final(&self) -> bool {
+        self.capture_final
+            || self.attempts.values().any(|attempt| attempt.state == PaymentState::Captured && attempt.given_up.is_some())
     }
 
     /// Some capture failed, and nothing is captured.
@@ -175,6 +189,11 @@ impl PaymentRegisters {
 
     fn has_capture(&self, state: CaptureState) -> bool {
         self.captures.values().any(|capture| capture.latest().state == state)
+    }
+
+    /// Captured and refunded, in the payment's currency.
+    pub(super) fn amounts(&self) -> Option<(i64, i64)> {
+        self.currency().map(|currency| (self.captured(currency), self.refunded(currency)))
     }
 
     fn captured(&self, currency: Currency) -> i64 {
@@ -331,7 +350,7 @@ impl Sums {
         self.in_dispute |= registers.has_dispute(DisputeState::Open);
         self.may_capture_more |= match state {
             PaymentState::Pending | PaymentState::Authorized => true,
-            PaymentState::Captured => !registers.capture_final && view.captured < view.authorized,
+            PaymentState::Captured => !registers.is_final() && view.captured < view.authorized,
             // Of these only a new attempt could capture, and that would be a new fact.
             PaymentState::Failed | PaymentState::Expired | PaymentState::AuthorizationExpired | PaymentState::Canceled => false,
         };

@@ -29,8 +29,8 @@ use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
-pub use self::audit::{AuditReport, Finding};
-pub use self::inspect::{Action, CheckState, NoticeState, ParkedRow, StoredEvent, Timeline};
+pub use self::audit::{AuditReport, Finding, Scope};
+pub use self::inspect::{Action, CheckState, InboxEntry, Moment, MomentKind, MomentRow, NoticeState, Place, StoredEvent};
 pub use self::outbox::{Backlog, Notice, NoticeKey, NoticeOutcome};
 pub use self::replay::{
     BodyPlace, EventChange, EventState, KeptEvent, OrderChange, ReplacedEvent, Replay, Replayed, Selection, StoredBody,
@@ -40,6 +40,9 @@ pub use self::stream::{Position, Positioned};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
 use crate::order::{AccountKey, OrderStatus, Registers, Rules, Verdict, View};
+
+/// So many parked events are counted; that there are more says the same.
+pub const OVERDUE_COUNTED_MAX: u32 = 10_000;
 
 /// The order's truth and the inbox.
 #[async_trait]
@@ -71,6 +74,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The database does not answer.
     async fn balance(&self) -> Result<Balance, StoreError>;
+
+    /// The books' lines of the hours that begin from `since` on and before `until`, by hour.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError>;
 
     /// Leases the payments that are due, oldest first, committing the lease: whoever dies with one loses it at
     /// `now + lease`. A payment with a live lease is not due.
@@ -125,15 +134,23 @@ pub trait Store: Send + Sync {
     /// The database does not answer.
     async fn changes_after(&self, order_id: Option<&str>, after: Position, limit: u32) -> Result<Vec<Positioned>, StoreError>;
 
-    /// All that is kept of an order, read in one snapshot; `None`: no such order.
+    /// The change that made an order what it is; `None`: no such order. What comes after it in the stream is what becomes of
+    /// the order later.
     ///
     /// # Errors
     /// The database does not answer.
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError>;
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError>;
+
+    /// A page of an order's moments in the order of their places, from behind `after`, read in one snapshot; `None`: no such
+    /// order.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError>;
 
     /// # Errors
     /// The database does not answer.
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError>;
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError>;
 
     /// Parked events received before `before`, oldest first, from behind `after`.
     ///
@@ -144,13 +161,20 @@ pub trait Store: Send + Sync {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError>;
+    ) -> Result<Vec<InboxEntry>, StoreError>;
 
-    /// Proves invariant I11 in one snapshot; `progress` is told how many rows were looked at, of about how many.
+    /// How many parked events were received before `before`, counted up to [`OVERDUE_COUNTED_MAX`].
     ///
     /// # Errors
     /// The database does not answer.
-    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError>;
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError>;
+
+    /// Holds every row against the others in one snapshot (invariant I11); `progress` is told how many rows were looked at,
+    /// of about how many.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn audit(&self, scope: Scope<'_>, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError>;
 
     /// Kept bodies that a selection means, in the order of their places, from behind `after`.
     ///
@@ -538,6 +562,21 @@ pub struct Balance {
     pub events: Vec<EventTotal>,
     /// Orders by status.
     pub orders: Vec<OrderTotal>,
+    /// The books' own lines, if they were asked for; read after the totals.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hours: Option<Vec<HourTotal>>,
+}
+
+/// How many events that were received within an hour ended how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct HourTotal {
+    /// The hour's beginning.
+    #[schema(value_type = String, format = DateTime)]
+    pub hour: Timestamp,
+    pub psp: String,
+    pub account: String,
+    pub outcome: String,
+    pub count: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
@@ -568,6 +607,10 @@ pub enum ConnectError {
     Migrating(Duration),
     #[error("the database cannot be brought to this version's schema")]
     Migrate(#[from] sqlx::migrate::MigrateError),
+    #[error("[store] url: this is no database of Paybell's")]
+    Foreign,
+    #[error("the database's schema is version {found}, this program's is {wanted}: {}", if found < wanted { "a worker of this version would bring it up to date" } else { "use the program of that version" })]
+    Schema { found: i64, wanted: i64 },
 }
 
 impl ConnectError {
@@ -580,7 +623,7 @@ impl ConnectError {
     /// Only another setting helps.
     #[must_use]
     pub const fn is_of_setting(&self) -> bool {
-        matches!(self, Self::Scheme(_) | Self::Url(_))
+        matches!(self, Self::Scheme(_) | Self::Url(_) | Self::Foreign | Self::Schema { .. })
     }
 }
 
@@ -602,6 +645,23 @@ pub fn connect(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectError>>
     })
 }
 
+/// Opens a database as it is, to read it: nothing is created, migrated or written.
+///
+/// # Errors
+/// The URL is of no backend, the database is away, or its schema is of another version than this program.
+#[must_use]
+pub fn open_to_read(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectError>> {
+    Box::pin(async move {
+        let scheme = url.split(':').next().unwrap_or_default();
+        let store: Arc<dyn Store> = match scheme {
+            "postgres" | "postgresql" => Arc::new(postgres::Postgres::open_to_read(url).await?),
+            "sqlite" => Arc::new(sqlite::Sqlite::open_to_read(url).await?),
+            _ => return Err(ConnectError::Scheme(scheme.to_owned())),
+        };
+        Ok(store)
+    })
+}
+
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
 type Step = (i64, &'static str, &'static str);
 
@@ -613,6 +673,19 @@ const SQLITE_STEPS: [Step; 2] = [
     (1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/sqlite/0002_telling_and_asking_why.sql")),
 ];
+
+/// The last step that was taken, `None` if none ever was, must be this program's last one.
+fn check_schema(found: Option<i64>, steps: &[Step]) -> Result<(), ConnectError> {
+    let wanted = steps.iter().map(|(version, _, _)| *version).max().unwrap_or_default();
+    match found {
+        None => Err(ConnectError::Foreign),
+        Some(found) if found != wanted => Err(ConnectError::Schema { found, wanted }),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Where the migrator notes the steps that were taken.
+const LAST_STEP: &str = "SELECT max(version) FROM _sqlx_migrations WHERE success";
 
 /// Ignores steps that a newer version has taken: in a rolling deploy this version works on that schema (design decision 13).
 fn migrator(steps: &[Step]) -> Migrator {

@@ -1,4 +1,9 @@
 //! What is still to be told about orders.
+//!
+//! A row of the outbox is left alone until its `next_attempt_at`, whatever the reason: a failed attempt, a lease, or a lower
+//! version of its order before it. So the rows that are due are the first of one index, and a claim reads no others,
+//! however many wait. A claim that meets a later version puts it off to when the first one is due again; the end of the
+//! first one fetches the next.
 
 use std::sync::Arc;
 
@@ -38,6 +43,27 @@ pub enum NoticeOutcome {
     GivenUp {
         error: String,
     },
+}
+
+impl NoticeOutcome {
+    /// The outcome as it is stored and counted: a closed set.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Told => "told",
+            Self::Again { .. } => "failed",
+            Self::GivenUp { .. } => "given_up",
+        }
+    }
+
+    /// Why it failed.
+    #[must_use]
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Told => None,
+            Self::Again { error, .. } | Self::GivenUp { error } => Some(error),
+        }
+    }
 }
 
 /// What a destination is still to be told.

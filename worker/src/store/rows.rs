@@ -7,10 +7,12 @@ use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{
-    BodyPlace, KeptEvent, KnownEvent, OrderRow, ParkedEvent, Plan, ReferenceKey, Selection, StoreError, StoredBody, StoredOrder,
+    BodyPlace, Change, KeptEvent, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Selection, StoreError,
+    StoredBody, StoredOrder,
 };
 use crate::inbox::{Body, Content, InboxRow, Outcome};
 use crate::order::OrderStatus;
@@ -45,6 +47,49 @@ pub(super) const fn source_name(source: Source) -> &'static str {
     }
 }
 
+/// What a body's hash is over: all that a replay reads of it.
+pub(super) struct BodyColumns<'a> {
+    pub psp: &'a str,
+    pub account: &'a str,
+    pub webhook_id: &'a str,
+    pub received_at: Timestamp,
+    pub content_type: Option<&'a str>,
+    /// As they are stored.
+    pub headers: &'a str,
+    pub bytes: &'a [u8],
+}
+
+/// SHA-256 over the columns, each behind its length, so that none can pass for another's end.
+pub(super) fn body_sha256(body: &BodyColumns<'_>) -> [u8; 32] {
+    let BodyColumns { psp, account, webhook_id, received_at, content_type, headers, bytes } = body;
+    let millis = received_at.millis().to_be_bytes();
+    let content_type = content_type.map_or(Vec::new(), |text| [b"=", text.as_bytes()].concat());
+    let mut hash = Sha256::new();
+    let columns: [&[u8]; 7] =
+        [psp.as_bytes(), account.as_bytes(), webhook_id.as_bytes(), &millis, &content_type, headers.as_bytes(), bytes];
+    for column in columns {
+        hash.update((column.len() as u64).to_be_bytes());
+        hash.update(column);
+    }
+    hash.finalize().into()
+}
+
+/// What is written of a body beside its own columns: its headers as JSON, and the hash.
+pub(super) fn body_columns(body: &Body) -> Result<(String, [u8; 32]), StoreError> {
+    let headers = to_json(&body.headers)?;
+    let columns = BodyColumns {
+        psp: &body.psp,
+        account: &body.account,
+        webhook_id: &body.webhook_id,
+        received_at: body.received_at,
+        content_type: body.content_type.as_deref(),
+        headers: &headers,
+        bytes: &body.bytes,
+    };
+    let sha256 = body_sha256(&columns);
+    Ok((headers, sha256))
+}
+
 /// An order's columns, as they were read.
 pub(super) struct OrderColumns {
     pub id: String,
@@ -65,6 +110,27 @@ impl OrderColumns {
         let registers = from_json(registers, "orders", "registers", &self.id)?;
         Ok(OrderRow { registers, stored: self.read()? })
     }
+}
+
+/// A change's columns, as they were read.
+pub(super) struct ChangeColumns {
+    pub id: Uuid,
+    pub from: Option<String>,
+    pub order: OrderColumns,
+}
+
+impl ChangeColumns {
+    pub fn read(self) -> Result<Change, StoreError> {
+        let from = self.from.map(|from| status(&from, &self.order.id)).transpose()?;
+        Ok(Change { id: self.id, from, order: self.order.read()? })
+    }
+}
+
+/// What cannot be read was written by a newer version, or is damaged: it must not keep all others from being told.
+pub(super) fn readable(notice: Result<Notice, StoreError>, destination: &str) -> Option<Notice> {
+    notice
+        .inspect_err(|error| tracing::error!(destination, %error, "a change cannot be told by this version: it cannot be read"))
+        .ok()
 }
 
 pub(super) fn status(text: &str, key: &str) -> Result<OrderStatus, StoreError> {
@@ -126,7 +192,7 @@ impl KeptColumns {
 }
 
 /// A body's columns, as they were read.
-pub(super) struct BodyColumns {
+pub(super) struct StoredBodyColumns {
     pub place: BodyPlace,
     pub psp: String,
     pub account: String,
@@ -139,7 +205,7 @@ pub(super) struct BodyColumns {
     pub event_type: Option<String>,
 }
 
-impl BodyColumns {
+impl StoredBodyColumns {
     pub fn read(self) -> Result<StoredBody, StoreError> {
         let headers = from_json(&self.headers, "bodies", "headers", &self.webhook_id)?;
         let body = Body {
@@ -229,7 +295,12 @@ pub(super) fn inconsistent(table: &'static str, column: &'static str, key: impl 
     StoreError::Inconsistent { table, column, key: key.to_string(), problem: problem.to_string() }
 }
 
-fn from_json<T: DeserializeOwned>(text: &str, table: &'static str, column: &'static str, key: &str) -> Result<T, StoreError> {
+pub(super) fn from_json<T: DeserializeOwned>(
+    text: &str,
+    table: &'static str,
+    column: &'static str,
+    key: &str,
+) -> Result<T, StoreError> {
     // Not the parser's words alone: they would quote the facts. Its place and category say enough.
     let problem =
         |error: serde_json::Error| format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());

@@ -61,7 +61,13 @@ impl Amqp {
     /// A publisher that may also choose where to.
     #[must_use]
     pub fn routing_publisher(&self, shutdown: &Shutdown) -> AmqpPublisher {
-        AmqpPublisher::start(&self.0, shutdown)
+        AmqpPublisher::start(&self.0, "publish", publisher::WEBHOOK_LANES, shutdown)
+    }
+
+    /// A publisher for what is told of orders ([`Route::orders`]), on a connection of its own.
+    #[must_use]
+    pub fn orders_publisher(&self, shutdown: &Shutdown) -> AmqpPublisher {
+        AmqpPublisher::start(&self.0, "orders", publisher::ORDER_LANES, shutdown)
     }
 
     #[must_use]

@@ -6,7 +6,8 @@
 //!
 //! Success is a plain ack, nothing else. A nack is the broker's refusal of that one message. A returned message, which
 //! the alternate exchange rules out unless somebody took it away, cannot be told apart from its neighbours: everything
-//! in flight beside it is refused and the lane built anew, which also declares the topology again.
+//! in flight beside it is refused and the lane built anew, which also declares the topology again. What is told of orders
+//! is never returned: nobody need listen.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,13 +26,16 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::Broker;
 use super::link::{Backoff, Link, LinkError, Step};
 use super::message::{Moved, properties};
-use super::topology::{WEBHOOKS, WEBHOOKS_KEY};
+use super::topology::{ORDERS, WEBHOOKS, WEBHOOKS_KEY};
 use crate::clock::{Clock, SystemClock};
 use crate::queue::{Health, Message, PublishError, Publisher};
 use crate::shutdown::Shutdown;
 
-/// Two connections confirm about as many messages as a broker on two cores can, and one that fails leaves another.
-const LANES: usize = 2;
+/// For webhooks. Two connections confirm about as many messages as a broker on two cores can, and one that fails leaves
+/// another.
+pub const WEBHOOK_LANES: usize = 2;
+/// For what is told of orders: nobody waits for it.
+pub const ORDER_LANES: usize = 1;
 
 /// Messages that a lane has sent and that are not confirmed. From 64 on the broker's group commit is used well; 256
 /// keeps confirms within milliseconds.
@@ -55,7 +59,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// was in flight, shorter than the process' own deadline of 45 s.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 
-/// Messages by their end.
+/// Webhooks by their end.
 const PUBLISHED: &str = "paybell_queue_published_total";
 
 /// Where a message goes.
@@ -63,13 +67,21 @@ const PUBLISHED: &str = "paybell_queue_published_total";
 pub struct Route {
     pub exchange: ShortString,
     pub routing_key: ShortString,
+    /// Some queue must take it.
+    pub mandatory: bool,
 }
 
 impl Route {
     /// To the workers.
     #[must_use]
     pub fn webhooks() -> Self {
-        Self { exchange: WEBHOOKS.into(), routing_key: WEBHOOKS_KEY.into() }
+        Self { exchange: WEBHOOKS.into(), routing_key: WEBHOOKS_KEY.into(), mandatory: true }
+    }
+
+    /// To whoever wants to know of orders; `key` is `order.<status>`, far below the 255 bytes of a routing key.
+    #[must_use]
+    pub fn orders(key: &str) -> Self {
+        Self { exchange: ORDERS.into(), routing_key: key.into(), mandatory: false }
     }
 }
 
@@ -96,15 +108,16 @@ struct Job {
 type Verdict = oneshot::Sender<Result<(), PublishError>>;
 
 impl AmqpPublisher {
-    pub(super) fn start(broker: &Arc<Broker>, shutdown: &Shutdown) -> Self {
-        let (board, health) = Board::new(LANES);
+    /// `half` names its connections to the broker's operators.
+    pub(super) fn start(broker: &Arc<Broker>, half: &'static str, lanes: usize, shutdown: &Shutdown) -> Self {
+        let (board, health) = Board::new(lanes);
         let board = Arc::new(board);
-        let lanes = (0..LANES).map(|number| {
+        let lanes = (0..lanes).map(|number| {
             let (inbox, jobs) = mpsc::channel(INBOX_MAX);
             let (state, reader) = watch::channel(Health::Starting);
             let board = Arc::clone(&board);
-            let lane = Lane { broker: Arc::clone(broker), number, inbox: jobs, state, board, stop: shutdown.clone() };
-            shutdown.spawn("publish", lane.run());
+            let lane = Lane { broker: Arc::clone(broker), half, number, inbox: jobs, state, board, stop: shutdown.clone() };
+            shutdown.spawn(half, lane.run());
             LaneHandle { inbox, state: reader }
         });
         Self { lanes: lanes.collect(), next: AtomicUsize::new(0), health, budget: broker.settings.publish_budget }
@@ -115,17 +128,12 @@ impl AmqpPublisher {
     /// # Errors
     /// As [`Publisher::publish`].
     pub async fn publish_to(&self, route: Route, message: Message) -> Result<(), PublishError> {
-        let result = match self.hand_over(route, &message) {
-            Ok(verdict) => match timeout(self.budget, verdict).await {
-                Ok(Ok(result)) => result,
-                Ok(Err(_)) => Err(PublishError::Closed("the publisher ended".to_owned())),
-                Err(_) => Err(PublishError::Late(self.budget)),
-            },
-            Err(error) => Err(error),
-        };
-        let outcome = result.as_ref().map_or_else(PublishError::reason, |()| "confirmed");
-        metrics::counter!(PUBLISHED, "outcome" => outcome).increment(1);
-        result
+        let verdict = self.hand_over(route, &message)?;
+        match timeout(self.budget, verdict).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(PublishError::Closed("the publisher ended".to_owned())),
+            Err(_) => Err(PublishError::Late(self.budget)),
+        }
     }
 
     /// Gives the message to the next lane that is up and has room.
@@ -162,7 +170,10 @@ impl AmqpPublisher {
 #[async_trait]
 impl Publisher for AmqpPublisher {
     async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        self.publish_to(Route::webhooks(), message).await
+        let result = self.publish_to(Route::webhooks(), message).await;
+        let outcome = result.as_ref().map_or_else(PublishError::reason, |()| "confirmed");
+        metrics::counter!(PUBLISHED, "outcome" => outcome).increment(1);
+        result
     }
 
     fn health(&self) -> watch::Receiver<Health> {
@@ -233,6 +244,7 @@ fn summary(lanes: &[Health]) -> Health {
 
 struct Lane {
     broker: Arc<Broker>,
+    half: &'static str,
     number: usize,
     inbox: mpsc::Receiver<Job>,
     state: watch::Sender<Health>,
@@ -253,7 +265,7 @@ impl Lane {
         tokio::select! {
             () = self.serve() => {}
             () = async { stop.stopping().await; sleep(STOP_GRACE).await } => {
-                tracing::warn!(lane = self.number, "somebody still holds the publisher, its lane ends anyway");
+                tracing::warn!(half = self.half, lane = self.number, "somebody still holds the publisher, its lane ends anyway");
             }
         }
         Ok(())
@@ -264,11 +276,11 @@ impl Lane {
         let mut backoff = Backoff::default();
         let mut told = String::new();
         loop {
-            let opened = self.refusing(open(Arc::clone(&self.broker), self.number)).await;
+            let opened = self.refusing(open(Arc::clone(&self.broker), self.half, self.number)).await;
             let fault = match opened {
                 None => return,
                 Some(Ok((link, channel))) => {
-                    tracing::info!(lane = self.number, "connected to the broker");
+                    tracing::info!(half = self.half, lane = self.number, "connected to the broker");
                     told.clear();
                     self.set(Health::Up);
                     let since = Instant::now();
@@ -288,7 +300,12 @@ impl Lane {
                 }
             };
             if told != fault {
-                tracing::error!(lane = self.number, error = fault, "the way to the broker is closed, trying again");
+                tracing::error!(
+                    half = self.half,
+                    lane = self.number,
+                    error = fault,
+                    "the way to the broker is closed, trying again"
+                );
                 told = fault;
             }
             if self.refusing(sleep(backoff.next())).await.is_none() {
@@ -329,13 +346,13 @@ impl Lane {
                 biased;
                 event = next_event(&mut events) => match event {
                     Some(Event::ConnectionBlocked(reason)) => {
-                        tracing::warn!(lane = self.number, reason, "the broker blocks publishers");
+                        tracing::warn!(half = self.half, lane = self.number, reason, "the broker blocks publishers");
                         // What is in flight may still be written when the broker has room again; nobody waits for that.
                         flight.refuse_all(&PublishError::Blocked(reason.clone()));
                         self.set(Health::Blocked(reason));
                     }
                     Some(Event::ConnectionUnblocked) => {
-                        tracing::info!(lane = self.number, "the broker takes publishes again");
+                        tracing::info!(half = self.half, lane = self.number, "the broker takes publishes again");
                         self.set(Health::Up);
                     }
                     Some(Event::Error(error)) => break End::Fault(error.to_string()),
@@ -377,8 +394,8 @@ impl Lane {
     }
 }
 
-async fn open(broker: Arc<Broker>, number: usize) -> Result<(Link, Channel), LinkError> {
-    let link = Link::open(&broker, &format!("publish {number}")).await?;
+async fn open(broker: Arc<Broker>, half: &str, number: usize) -> Result<(Link, Channel), LinkError> {
+    let link = Link::open(&broker, &format!("{half} {number}")).await?;
     let channel = link.channel().await?;
     match timeout(CONFIRM_SELECT_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await {
         Ok(selected) => selected?,
@@ -400,7 +417,7 @@ async fn publish(
     body: bytes::Bytes,
     properties: BasicProperties,
 ) -> (u64, lapin::Result<Confirmation>) {
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let options = BasicPublishOptions { mandatory: route.mandatory, ..BasicPublishOptions::default() };
     let confirmed = match channel.basic_publish(route.exchange, route.routing_key, options, &body, properties).await {
         Ok(confirm) => confirm.await,
         Err(error) => Err(error),

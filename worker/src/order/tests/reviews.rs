@@ -73,7 +73,6 @@ fn an_accepted_amount_pays_and_a_rejected_one_cancels() {
             let registers = order_of(&facts);
             assert_eq!(review(&registers), Some(ReviewReason::AmountMismatch));
             assert_eq!(status(&decided(&registers, Accept)), accepted, "{minor} {more:?}");
-            let rejected = if minor == 3000 && accepted == O::Refunded { O::Refunded } else { rejected };
             assert_eq!(status(&decided(&registers, Reject)), rejected, "{minor} {more:?}");
         }
     }
@@ -181,7 +180,7 @@ fn a_step_back_on_event_time_alone_asks_the_psp() {
     // captures as refunds
     let taking = |at_s, state| event(at_s, "a", capture("c_1", state, 4999));
     assert_eq!(doubted(&[taking(1, CaptureState::Pending), taking(2, CaptureState::Succeeded)]), NO_DOUBT);
-    assert_eq!(doubted(&[taking(1, CaptureState::Succeeded), taking(2, CaptureState::Pending)]).0, true);
+    assert!(doubted(&[taking(1, CaptureState::Succeeded), taking(2, CaptureState::Pending)]).0);
 }
 
 #[test]
@@ -244,9 +243,9 @@ fn a_contradiction_is_decided_by_itself_after_the_money() {
 #[test]
 fn a_total_beyond_the_known_refunds_asks_for_the_list_once() {
     let single = event(1, "a", refund("re_1", R::Succeeded, 1000));
-    assert_eq!(doubted(&[event(2, "a", total(1000))]).0, true);
-    assert_eq!(doubted(&[single.clone(), event(2, "a", total(1000))]).0, false);
-    assert_eq!(doubted(&[single.clone(), event(2, "a", total(1500))]).0, true);
-    assert_eq!(doubted(&[single.clone(), event(2, "a", total(1500)), answer(3, "a", total(1500))]).0, false, "asked");
-    assert_eq!(doubted(&[single, event(4, "a", total(1600)), answer(3, "a", total(1500))]).0, true, "and asked anew");
+    assert!(doubted(&[event(2, "a", total(1000))]).0);
+    assert!(!doubted(&[single.clone(), event(2, "a", total(1000))]).0);
+    assert!(doubted(&[single.clone(), event(2, "a", total(1500))]).0);
+    assert!(!doubted(&[single.clone(), event(2, "a", total(1500)), answer(3, "a", total(1500))]).0, "asked");
+    assert!(doubted(&[single, event(4, "a", total(1600)), answer(3, "a", total(1500))]).0, "and asked anew");
 }

@@ -77,7 +77,7 @@ fn rows() -> Vec<Row> {
     let taking = |state| capture("c", state, 4999);
     let giving = |state| refund("re_1", state, 7);
     let attempt_state = "attempt at a payment";
-    let failures = "attempt: failures";
+    let (failures, given_up) = ("attempt: failures", "attempt: given up");
     let authorised = "payment: authorised";
     let captured_total = "payment: captured in all";
     let history = "capture, refund, dispute";
@@ -93,6 +93,9 @@ fn rows() -> Vec<Row> {
         row(failures, on(1, failed("x", "one")), on(2, failed("x", "two")), failure, "two at 2"),
         row(failures, on(1, failed("x", "one")), told(2, failed("x", "one")), failure, "one at 1"),
         row(failures, on(1, failed("x", "one")), on(1, failed("y", "two")), failure, "two at 1"),
+        row(given_up, on(1, captured_of(2000, 4999)), on(2, payment(P::Canceled)), standing, "UnderReview"),
+        row(given_up, on(1, captured_of(2000, 4999)), on(2, attempt("other", P::Canceled)), standing, "PartiallyPaid"),
+        row(given_up, on(1, payment(P::AuthorizationExpired)), on(1, payment(P::Canceled)), standing, "Canceled"),
         row(authorised, on(1, authorized(4999)), on(2, authorized(3000)), held, "3000"),
         row(authorised, on(1, authorized(4999)), on(1, authorized(3000)), held, "4999"),
         row(authorised, count(1, authorized(4999)), on(9, authorized(3000)), held, "4999"),

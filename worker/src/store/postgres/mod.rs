@@ -28,10 +28,11 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, Pg
 use tokio::time::timeout;
 use uuid::Uuid;
 
+pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome, ParkedRow,
-    Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, HourTotal, InboxEntry, Kept, Moment, Notice,
+    NoticeKey, NoticeOutcome, Place, Position, Positioned, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Work,
 };
 use crate::order::OrderStatus;
 
@@ -80,6 +81,29 @@ impl Postgres {
         let options = PgConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
         let options = options.application_name("paybell").options([("client_min_messages", "warning")]);
         migrate(&options).await?;
+        Self::pool_of(options).await
+    }
+
+    /// Opens the pool on a database whose schema is this program's. No transaction writes.
+    ///
+    /// # Errors
+    /// The URL is wrong, the database is away, or its schema is of another version.
+    pub async fn open_to_read(url: &str) -> Result<Self, ConnectError> {
+        let options = PgConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
+        let options = options.application_name("paybell").options([("default_transaction_read_only", "on")]);
+        let mut connection = timeout(CONNECT_TIMEOUT, options.connect()).await.map_err(|_| timed_out())??;
+        let is_noted = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+        let found = timeout(READ_TIMEOUT, async {
+            let is_noted: bool = sqlx::query_scalar(is_noted).fetch_one(&mut connection).await?;
+            if is_noted { sqlx::query_scalar(super::LAST_STEP).fetch_one(&mut connection).await } else { Ok(None) }
+        });
+        let found = found.await.map_err(|_| timed_out())??;
+        let _ = timeout(CONNECT_TIMEOUT, connection.close()).await;
+        super::check_schema(found, &super::POSTGRES_STEPS)?;
+        Self::pool_of(options).await
+    }
+
+    async fn pool_of(options: PgConnectOptions) -> Result<Self, ConnectError> {
         let limits = [
             ("lock_timeout", LOCK_TIMEOUT),
             ("statement_timeout", STATEMENT_TIMEOUT),
@@ -124,8 +148,7 @@ impl Store for Postgres {
     }
 
     async fn order(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
-        if id.contains('\0') {
-            // No text of PostgreSQL holds one: there is no such order, and asking would be an error.
+        if cannot_be(id) {
             return Ok(None);
         }
         self.read(async |connection| read::order(connection, id).await).await
@@ -139,6 +162,10 @@ impl Store for Postgres {
 
     async fn balance(&self) -> Result<Balance, StoreError> {
         self.read(async |connection| read::balance(connection).await).await
+    }
+
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
+        self.read(async |connection| read::hours(connection, since, until).await).await
     }
 
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
@@ -176,11 +203,24 @@ impl Store for Postgres {
         self.read(async |connection| stream::changes_after(connection, order_id, after, limit).await).await
     }
 
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
-        self.read(async |connection| inspect::timeline(connection, order_id).await).await
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError> {
+        if cannot_be(order_id) {
+            return Ok(None);
+        }
+        self.read(async |connection| stream::latest_change(connection, order_id).await).await
     }
 
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError> {
+        if cannot_be(order_id) {
+            return Ok(None);
+        }
+        self.read(async |connection| inspect::timeline(connection, order_id, after, limit).await).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError> {
+        if [&*key.psp, &*key.account, &*key.event_id].into_iter().any(cannot_be) {
+            return Ok(None);
+        }
         self.read(async |connection| inspect::event(connection, key).await).await
     }
 
@@ -189,12 +229,16 @@ impl Store for Postgres {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError> {
+    ) -> Result<Vec<InboxEntry>, StoreError> {
         self.read(async |connection| inspect::parked(connection, before, after, limit).await).await
     }
 
-    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
-        audit::audit(&self.pool, progress).await
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError> {
+        self.read(async |connection| inspect::overdue(connection, before).await).await
+    }
+
+    async fn audit(&self, scope: Scope<'_>, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        audit::audit(&self.pool, scope, progress).await
     }
 
     async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {
@@ -209,6 +253,11 @@ impl Store for Postgres {
         // Whoever does not give its connection back in time loses it with the process.
         let _ = timeout(CLOSE_TIMEOUT, self.pool.close()).await;
     }
+}
+
+/// No text of `PostgreSQL` holds a NUL: nothing has such an id, and asking for it would be an error.
+fn cannot_be(id: &str) -> bool {
+    id.contains('\0')
 }
 
 /// On a connection of its own, which ends with it: a lock that an error leaves behind goes with the connection.

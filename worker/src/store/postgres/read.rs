@@ -9,7 +9,9 @@ use time::OffsetDateTime;
 use super::errors::{Failure, classify};
 use crate::order::OrderStatus;
 use crate::store::rows::{self, KeptColumns, OrderColumns, REBUILD_EVENTS_MAX, inconsistent, too_many_events};
-use crate::store::{Balance, EventTotal, KeptEvent, OrderTotal, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted};
+use crate::store::{
+    Balance, EventTotal, HourTotal, KeptEvent, OrderTotal, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
+};
 
 /// Makes sure that every reference has a row to lock, and returns the id of the transaction, by which its commit can be
 /// asked for later. An insert of the same row by another transaction is waited for.
@@ -222,7 +224,35 @@ pub(super) async fn balance(connection: &mut PgConnection) -> Result<Balance, St
     Ok(Balance {
         events: events.iter().map(total).collect::<Result<_, _>>().map_err(classify)?,
         orders: orders.iter().map(by_status).collect::<Result<_, _>>()?,
+        hours: None,
     })
+}
+
+pub(super) async fn hours(
+    connection: &mut PgConnection,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<Vec<HourTotal>, StoreError> {
+    let lines = sqlx::query(
+        "SELECT hour, psp, account, outcome, count FROM books
+         WHERE hour >= $1 AND hour < $2 AND count <> 0 ORDER BY hour, psp, account, outcome",
+    );
+    let lines = lines
+        .bind(OffsetDateTime::from(since))
+        .bind(OffsetDateTime::from(until))
+        .fetch_all(connection)
+        .await
+        .map_err(classify)?;
+    let line = |row: &PgRow| {
+        Ok(HourTotal {
+            hour: timestamp(row, "hour")?,
+            psp: row.try_get("psp")?,
+            account: row.try_get("account")?,
+            outcome: row.try_get("outcome")?,
+            count: row.try_get("count")?,
+        })
+    };
+    lines.iter().map(line).collect::<Result<_, _>>().map_err(classify)
 }
 
 pub(super) fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Error> {

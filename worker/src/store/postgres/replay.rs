@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::errors::classify;
 use super::read::timestamp;
-use crate::store::rows::{BodyColumns, Window};
+use crate::store::rows::{StoredBodyColumns, Window};
 use crate::store::{BodyPlace, Selection, StoreError, StoredBody};
 
 const BODIES: &str = "\
@@ -66,9 +66,9 @@ fn push_window(query: &mut QueryBuilder<Postgres>, time: &str, id: &str, window:
     query.push_bind(after).push(", ").push_bind(window.after.id).push(format_args!(") AND {time} < ")).push_bind(until);
 }
 
-fn columns(row: &PgRow) -> Result<BodyColumns, sqlx::Error> {
+fn columns(row: &PgRow) -> Result<StoredBodyColumns, sqlx::Error> {
     let received_at: Timestamp = timestamp(row, "received_at")?;
-    Ok(BodyColumns {
+    Ok(StoredBodyColumns {
         place: BodyPlace { received_at, id: row.try_get("id")? },
         psp: row.try_get("psp")?,
         account: row.try_get("account")?,

@@ -15,10 +15,11 @@ use crate::store::{
 };
 
 const INSERT_BODIES: &str = "\
-    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
-    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes
-    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[])
-        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)";
+    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes, sha256
+    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[],
+            $10::bytea[])
+        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)";
 
 const INSERT_EVENTS: &str = "\
     INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
@@ -64,16 +65,20 @@ const UPDATE_ORDERS: &str = "\
         AS w(id, status, view, registers, version, review_since, updated_at, previous_version)
     WHERE o.id = w.id AND o.version = w.previous_version";
 
+/// A transaction that was numbered first may get its order last: the number that the stream sorts by is not below that of
+/// the order's version before. It is of one that has ended, so nothing becomes visible behind a reader.
 const INSERT_TRANSITIONS: &str = "\
-    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, review_since, destinations)
-    SELECT order_id, version, id, from_status, to_status, at, view::json, review_since, $9::text[]
+    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, review_since, destinations, xid)
+    SELECT w.order_id, w.version, w.id, w.from_status, w.to_status, w.at, w.view::json, w.review_since, $9::text[],
+        greatest(pg_current_xact_id(), earlier.xid)
     FROM UNNEST($1::text[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::timestamptz[], $7::text[], $8::timestamptz[])
         AS w(order_id, version, id, from_status, to_status, at, view, review_since)
-    ORDER BY order_id";
+    LEFT JOIN transitions AS earlier ON earlier.order_id = w.order_id AND earlier.version = w.version - 1
+    ORDER BY w.order_id";
 
 const INSERT_OUTBOX: &str = "\
-    INSERT INTO outbox (destination, order_id, version, next_attempt_at)
-    SELECT destination, order_id, version, at
+    INSERT INTO outbox (destination, order_id, version, at, next_attempt_at)
+    SELECT destination, order_id, version, at, at
     FROM UNNEST($1::text[], $2::bigint[], $3::timestamptz[]) AS w(order_id, version, at), UNNEST($4::text[]) AS d(destination)
     ORDER BY destination, order_id";
 
@@ -154,7 +159,7 @@ async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(
     if bodies.is_empty() {
         return Ok(());
     }
-    let headers = bodies.iter().map(|write| rows::to_json(&write.body.headers)).collect::<Result<Vec<_>, _>>()?;
+    let columns = bodies.iter().map(|write| rows::body_columns(&write.body)).collect::<Result<Vec<_>, _>>()?;
     sqlx::query(INSERT_BODIES)
         .bind(array(bodies, |write| write.id))
         .bind(array(bodies, |write| OffsetDateTime::from(write.body.received_at)))
@@ -163,8 +168,9 @@ async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(
         .bind(array(bodies, |write| &*write.body.webhook_id))
         .bind(array(bodies, |write| &*write.body.secret_name))
         .bind(array(bodies, |write| write.body.content_type.as_deref()))
-        .bind(headers)
+        .bind(array(&columns, |(headers, _)| &**headers))
         .bind(array(bodies, |write| &*write.body.bytes))
+        .bind(array(&columns, |(_, sha256)| &sha256[..]))
         .execute(connection)
         .await?;
     Ok(())

@@ -24,10 +24,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
+pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, Kept, Notice, NoticeKey, NoticeOutcome,
-    ParkedRow, Position, Positioned, Selection, Store, StoreError, StoredBody, StoredEvent, StoredOrder, Timeline, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, HourTotal, InboxEntry, Kept, Moment,
+    Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, Scope, Selection, Store, StoreError, StoredBody, StoredOrder,
+    Work,
 };
 use crate::apply::{plan, wanted};
 use crate::order::OrderStatus;
@@ -84,6 +86,22 @@ impl Sqlite {
         Ok(Self { writer, readers })
     }
 
+    /// Opens a file whose schema is this program's, beside a process that writes to it or alone. Nothing is written.
+    ///
+    /// # Errors
+    /// The URL is wrong, there is no such file, or its schema is of another version.
+    pub async fn open_to_read(url: &str) -> Result<Self, ConnectError> {
+        let options = SqliteConnectOptions::from_str(url).map_err(|error| ConnectError::Url(error.to_string()))?;
+        let options = options.create_if_missing(false).read_only(true).busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new().max_connections(READERS_MAX).acquire_timeout(ACQUIRE_TIMEOUT);
+        let pool = pool.connect_with(options).await?;
+        let is_noted = "SELECT count(*) > 0 FROM sqlite_schema WHERE name = '_sqlx_migrations'";
+        let is_noted: bool = sqlx::query_scalar(is_noted).fetch_one(&pool).await?;
+        let found = if is_noted { sqlx::query_scalar(super::LAST_STEP).fetch_one(&pool).await? } else { None };
+        super::check_schema(found, &super::SQLITE_STEPS)?;
+        Ok(Self { writer: pool.clone(), readers: pool })
+    }
+
     async fn transact(&self, work: &Work<'_>) -> Result<Applied, StoreError> {
         let mut wanted = wanted(work);
         if wanted.is_empty() {
@@ -134,6 +152,10 @@ impl Store for Sqlite {
         read::balance(&mut *self.readers.acquire().await.map_err(classify)?).await
     }
 
+    async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
+        read::hours(&mut *self.readers.acquire().await.map_err(classify)?, since, until).await
+    }
+
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
         checks::lease(&mut *self.writer.acquire().await.map_err(classify)?, now, lease, token, limit).await
     }
@@ -169,11 +191,15 @@ impl Store for Sqlite {
         stream::changes_after(&mut *self.readers.acquire().await.map_err(classify)?, order_id, after, limit).await
     }
 
-    async fn timeline(&self, order_id: &str) -> Result<Option<Timeline>, StoreError> {
-        inspect::timeline(&mut *self.readers.acquire().await.map_err(classify)?, order_id).await
+    async fn latest_change(&self, order_id: &str) -> Result<Option<Positioned>, StoreError> {
+        stream::latest_change(&mut *self.readers.acquire().await.map_err(classify)?, order_id).await
     }
 
-    async fn event(&self, key: &EventKey) -> Result<Option<StoredEvent>, StoreError> {
+    async fn timeline(&self, order_id: &str, after: Option<&Place>, limit: u32) -> Result<Option<Vec<Moment>>, StoreError> {
+        inspect::timeline(&mut *self.readers.acquire().await.map_err(classify)?, order_id, after, limit).await
+    }
+
+    async fn event(&self, key: &EventKey) -> Result<Option<InboxEntry>, StoreError> {
         inspect::event(&mut *self.readers.acquire().await.map_err(classify)?, key).await
     }
 
@@ -182,12 +208,16 @@ impl Store for Sqlite {
         before: Timestamp,
         after: Option<&(Timestamp, EventKey)>,
         limit: u32,
-    ) -> Result<Vec<ParkedRow>, StoreError> {
+    ) -> Result<Vec<InboxEntry>, StoreError> {
         inspect::parked(&mut *self.readers.acquire().await.map_err(classify)?, before, after, limit).await
     }
 
-    async fn audit(&self, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
-        audit::audit(&mut *self.readers.acquire().await.map_err(classify)?, progress).await
+    async fn overdue(&self, before: Timestamp) -> Result<u32, StoreError> {
+        inspect::overdue(&mut *self.readers.acquire().await.map_err(classify)?, before).await
+    }
+
+    async fn audit(&self, scope: Scope<'_>, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<AuditReport, StoreError> {
+        audit::audit(&mut *self.readers.acquire().await.map_err(classify)?, scope, progress).await
     }
 
     async fn bodies(&self, selection: &Selection, after: Option<&BodyPlace>, limit: u32) -> Result<Vec<StoredBody>, StoreError> {

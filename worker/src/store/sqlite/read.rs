@@ -9,7 +9,7 @@ use super::classify;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, KeptColumns, OrderColumns, REBUILD_EVENTS_MAX, too_many_events};
 use crate::store::{
-    Balance, BodyPlace, EventTotal, KeptEvent, OrderRow, OrderTotal, ParkedEvent, ReferenceKey, Snapshot, StoreError,
+    Balance, BodyPlace, EventTotal, HourTotal, KeptEvent, OrderRow, OrderTotal, ParkedEvent, ReferenceKey, Snapshot, StoreError,
     StoredOrder, Wanted,
 };
 
@@ -216,10 +216,33 @@ pub(super) async fn balance(connection: &mut SqliteConnection) -> Result<Balance
     Ok(Balance {
         events: events.iter().map(total).collect::<Result<_, _>>().map_err(classify)?,
         orders: orders.iter().map(by_status).collect::<Result<_, _>>()?,
+        hours: None,
     })
 }
 
-fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
+pub(super) async fn hours(
+    connection: &mut SqliteConnection,
+    since: Timestamp,
+    until: Timestamp,
+) -> Result<Vec<HourTotal>, StoreError> {
+    let lines = sqlx::query(
+        "SELECT hour, psp, account, outcome, count FROM books
+         WHERE hour >= ?1 AND hour < ?2 AND count <> 0 ORDER BY hour, psp, account, outcome",
+    );
+    let lines = lines.bind(since.millis()).bind(until.millis()).fetch_all(connection).await.map_err(classify)?;
+    let line = |row: &SqliteRow| {
+        Ok(HourTotal {
+            hour: timestamp(row, "hour")?,
+            psp: row.try_get("psp")?,
+            account: row.try_get("account")?,
+            outcome: row.try_get("outcome")?,
+            count: row.try_get("count")?,
+        })
+    };
+    lines.iter().map(line).collect::<Result<_, _>>().map_err(classify)
+}
+
+pub(super) fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx::Error> {
     row.try_get(column).map(Timestamp::from_millis)
 }
 

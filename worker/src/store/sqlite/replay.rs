@@ -5,7 +5,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{QueryBuilder, Row as _, Sqlite};
 
 use super::classify;
-use crate::store::rows::{BodyColumns, Window};
+use crate::store::rows::{StoredBodyColumns, Window};
 use crate::store::{BodyPlace, Selection, StoreError, StoredBody};
 
 const BODIES: &str = "\
@@ -76,9 +76,9 @@ fn push_window(query: &mut QueryBuilder<Sqlite>, time: &str, id: &str, window: &
     query.push_bind(window.after.id).push(format_args!(") AND {time} < ")).push_bind(window.until.millis());
 }
 
-fn columns(row: &SqliteRow) -> Result<BodyColumns, sqlx::Error> {
+fn columns(row: &SqliteRow) -> Result<StoredBodyColumns, sqlx::Error> {
     let received_at = Timestamp::from_millis(row.try_get("received_at")?);
-    Ok(BodyColumns {
+    Ok(StoredBodyColumns {
         place: BodyPlace { received_at, id: row.try_get("id")? },
         psp: row.try_get("psp")?,
         account: row.try_get("account")?,

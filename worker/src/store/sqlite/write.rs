@@ -79,9 +79,10 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
 }
 
 async fn body(connection: &mut SqliteConnection, BodyWrite { id, body }: &BodyWrite) -> Result<(), StoreError> {
+    let (headers, sha256) = rows::body_columns(body)?;
     let insert = query(
-        "INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )
     .bind(id)
     .bind(body.received_at.millis())
@@ -90,8 +91,9 @@ async fn body(connection: &mut SqliteConnection, BodyWrite { id, body }: &BodyWr
     .bind(&*body.webhook_id)
     .bind(&*body.secret_name)
     .bind(body.content_type.as_deref())
-    .bind(rows::to_json(&body.headers)?)
-    .bind(&*body.bytes);
+    .bind(headers)
+    .bind(&*body.bytes)
+    .bind(&sha256[..]);
     run(connection, insert).await.map(drop)
 }
 
@@ -195,7 +197,8 @@ async fn order(connection: &mut SqliteConnection, write: &OrderWrite, destinatio
     .bind(rows::to_json(&destinations)?);
     run(connection, insert).await?;
     for destination in destinations {
-        let waiting = query("INSERT INTO outbox (destination, order_id, version, next_attempt_at) VALUES (?1, ?2, ?3, ?4)");
+        let waiting =
+            query("INSERT INTO outbox (destination, order_id, version, at, next_attempt_at) VALUES (?1, ?2, ?3, ?4, ?4)");
         let waiting = waiting.bind(&**destination).bind(&*stored.id).bind(stored.version).bind(transition.at.millis());
         run(connection, waiting).await?;
     }
