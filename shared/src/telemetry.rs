@@ -154,6 +154,8 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "The age of the oldest change that is still to be told.");
     describe_counter!(NOTICES_TOTAL, "Attempts to tell of a change, by outcome: told, failed or given_up.");
     describe_histogram!(NOTICE_SECONDS, Unit::Seconds, "One attempt to tell of a change.");
+    describe_counter!(BODIES_DELETED_TOTAL, "Bodies that were deleted one by one for their age.");
+    describe_counter!(BODY_PARTITIONS_TOTAL, "Partitions of bodies, by outcome: made or dropped.");
     describe_gauge!(STREAM_CLIENTS, "Clients that follow the stream of changes.");
     describe_counter!(STREAM_EVENTS_TOTAL, "Events that clients of the stream were sent.");
     describe_gauge!(PARKED_OVERDUE, "Parked events past their deadline, in the whole database; counted up to 10,000.");

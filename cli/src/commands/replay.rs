@@ -84,15 +84,15 @@ pub struct Args {
 struct Event {
     psp: String,
     account: String,
-    event_id: String,
+    id: String,
 }
 
 /// The last may have slashes in it.
 fn event(text: &str) -> Result<Event, String> {
     let mut parts = text.splitn(3, '/').map(str::to_owned);
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(psp), Some(account), Some(event_id)) if ![&psp, &account, &event_id].iter().any(|part| part.is_empty()) => {
-            Ok(Event { psp, account, event_id })
+        (Some(psp), Some(account), Some(id)) if ![&psp, &account, &id].iter().any(|part| part.is_empty()) => {
+            Ok(Event { psp, account, id })
         }
         _ => Err("an event is PSP/ACCOUNT/ID, such as stripe/default/evt_1".to_owned()),
     }
@@ -116,7 +116,7 @@ pub async fn run(args: Args) -> Outcome {
             break;
         }
         // So many take so long, and a page that pulled others in takes longer.
-        sleep_until(started + Duration::from_secs(1).mul_f64(looked_at as f64 / f64::from(args.rate))).await;
+        sleep_until(started + Duration::from_secs(looked_at) / args.rate).await;
     }
     Ok(sheet.finish())
 }
@@ -151,9 +151,11 @@ fn request(args: &Args, cursor: Option<&str>) -> Value {
     for (name, text) in texts {
         request.extend(text.as_ref().map(|text| (name.to_owned(), json!(text))));
     }
-    request.extend(args.event.as_ref().map(|Event { psp, account, event_id }| {
-        ("event".to_owned(), json!({ "psp": psp, "account": account, "event_id": event_id }))
-    }));
+    request.extend(
+        args.event
+            .as_ref()
+            .map(|Event { psp, account, id }| ("event".to_owned(), json!({ "psp": psp, "account": account, "event_id": id }))),
+    );
     request.extend(cursor.map(|cursor| ("cursor".to_owned(), json!(cursor))));
     request.insert("dry_run".to_owned(), json!(!args.apply));
     request.insert("force".to_owned(), json!(args.force));
@@ -303,7 +305,7 @@ mod tests {
     #[test]
     fn an_event_is_named_by_its_three_parts() {
         let named = event("stripe/default/evt/1").unwrap();
-        assert_eq!((&*named.psp, &*named.account, &*named.event_id), ("stripe", "default", "evt/1"));
+        assert_eq!((&*named.psp, &*named.account, &*named.id), ("stripe", "default", "evt/1"));
         for wrong in ["", "stripe", "stripe/default", "stripe/default/", "/default/evt", "stripe//evt"] {
             assert!(event(wrong).is_err(), "{wrong}");
         }

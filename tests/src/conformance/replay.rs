@@ -56,6 +56,7 @@ macro_rules! replay_suite {
             a_webhook_that_panics_costs_only_itself,
             selections_find_what_they_mean,
             answers_of_the_psp_stay,
+            an_order_with_too_many_events_is_skipped,
             replaying_everything_is_as_if_it_had_been_right,
             it_agrees_with_webhooks_that_come_meanwhile
         );
@@ -671,6 +672,28 @@ pub async fn selections_find_what_they_mean(bench: &Bench) {
     assert_eq!(found(these, 100).await, ids(vec![4, 21]));
     // Their bytes are the bytes.
     assert_eq!(bodies[3].body.bytes, envelope(&webhooks[3]).body);
+}
+
+pub async fn an_order_with_too_many_events_is_skipped(bench: &Bench) {
+    let webhooks = [1, 2].map(|n| {
+        let (id, payment, order) = (format!("evt_{n}"), format!("pi_{n}"), format!("order-{n}"));
+        mended(captured(&id, &payment, Some(&order), 1), captured(&id, &payment, Some(&order), 4999))
+    });
+    bench.deliver(&FIRST, &webhooks).await;
+    let columns =
+        "event_type, source, facts, foreign_mode, facts_sha256, mapping_version, outcome, order_id, received_at, applied_at";
+    let many = format!(
+        "INSERT INTO events (psp, account, event_id, {columns})
+         WITH RECURSIVE copies(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM copies WHERE n < 20000)
+         SELECT psp, account, 'copy_' || n, {columns} FROM events, copies WHERE event_id = 'evt_1'"
+    );
+    bench.execute(&many).await;
+    let replayed = bench.replay(&SECOND, all()).await;
+    assert_eq!(outcomes(&replayed), [("evt_2", Some(Outcome::Applied), Outcome::Applied)], "it costs only itself");
+    assert!(replayed.skipped.len() == 1 && replayed.skipped[0].1.contains("more than 20000 events"), "{:?}", replayed.skipped);
+    bench.execute("DELETE FROM events WHERE event_id = 'copy_20000'").await;
+    assert_eq!(bench.replay(&SECOND, all()).await.skipped, [], "so many it can");
+    bench.execute("DELETE FROM events WHERE event_id LIKE 'copy_%'").await;
 }
 
 /// Mends one webhook after another, found in every way.

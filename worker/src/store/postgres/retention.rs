@@ -24,8 +24,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(100);
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Rows of the default partition that are deleted at a time: some 20 ms.
 const PORTION: i64 = 2_000;
-/// Names this work among the advisory locks: "bodie" in ASCII.
-const ADVISORY_LOCK: i64 = 0x0062_6f64_6965;
+/// Names this work among the advisory locks: "bodies" in ASCII.
+const ADVISORY_LOCK: i64 = 0x0000_626f_6469_6573;
 
 const PARTITIONS: &str = "\
     SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
