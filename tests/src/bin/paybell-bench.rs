@@ -8,8 +8,11 @@ use paybell_tests::bench::{Size, ack, apply, seen};
 #[derive(Parser)]
 #[command(name = "tests/bench", version)]
 struct Arguments {
-    /// Only this one
-    #[arg(long, value_enum)]
+    /// Only this one; all, if none is named
+    #[arg(value_enum)]
+    name: Option<Name>,
+    /// The same as NAME
+    #[arg(long, value_enum, value_name = "NAME", conflicts_with = "name")]
     only: Option<Name>,
     /// Events of `apply`; `seen` takes a fifth of them. A tenth as many orders
     #[arg(long, default_value_t = 200_000)]
@@ -33,7 +36,8 @@ enum Name {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let metrics = telemetry::init_metrics()?;
-    let wanted = |name| arguments.only.is_none_or(|only| only == name);
+    let only = arguments.name.or(arguments.only);
+    let wanted = |name| only.is_none_or(|only| only == name);
     let size = |messages: usize| Size { orders: messages / 10, messages };
     let mut reports = serde_json::Map::new();
     let mut show = |name: &str, table: String, report: serde_json::Result<serde_json::Value>| -> anyhow::Result<()> {

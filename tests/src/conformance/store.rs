@@ -76,7 +76,6 @@ macro_rules! store_suite {
             a_big_batch_is_one_transaction,
             many_workers_agree_with_one,
             a_call_given_up_does_all_or_nothing,
-            old_bodies_go_and_keys_stay,
             many_start_at_once
         );
     };
