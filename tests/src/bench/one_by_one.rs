@@ -41,7 +41,7 @@ const ORDER: &str = "\
 const TRANSITION: &str = "\
     INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, destinations)
     VALUES ($1, $2, $3, $4, $5, $6, $7::json, $8)";
-const OUTBOX: &str = "INSERT INTO outbox (destination, order_id, version, next_attempt_at) VALUES ($1, $2, $3, $4)";
+const OUTBOX: &str = "INSERT INTO outbox (destination, order_id, version, at, next_attempt_at) VALUES ($1, $2, $3, $4, $4)";
 const BOOKS: &str = "\
     INSERT INTO books (psp, account, hour, outcome, count) VALUES ($1, $2, date_trunc('hour', $3), $4, 1)
     ON CONFLICT (psp, account, hour, outcome) DO UPDATE SET count = books.count + 1";
