@@ -106,7 +106,7 @@ async fn receive<'a>(
     let _one_more = ingress.in_flight.hold(1).ok_or(Refusal::Busy)?;
     let _counted = Counted::new(ingress.in_flight_gauge.clone());
     let (account, received_at) = (&route.account, ingress.clock.now());
-    let request = WebhookRequest { headers: &head.headers, body: &body, token: None };
+    let request = WebhookRequest { headers: &head.headers, body: &body, token: None, certificate: None };
     let verified = account
         .psp
         .verify(&request, &account.keys, received_at)

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+use crate::clock::Timestamp;
+
 /// The most that a secret's file may hold, in bytes: a PEM bundle fits, a mistaken path to a log does not.
 const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 
@@ -14,6 +16,8 @@ const SECRET_FILE_BYTES_MAX: u64 = 64 * 1024;
 pub struct Secret {
     name: Arc<str>,
     value: Arc<Zeroizing<String>>,
+    /// From when on, and until before when, it may be used; for ever, where it is not said.
+    window: (Option<Timestamp>, Option<Timestamp>),
 }
 
 /// A secret as a configuration names it, not read yet.
@@ -39,7 +43,7 @@ impl Secret {
     /// A secret under a name that is safe to print.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>, value: impl Into<String>) -> Self {
-        Self { name: name.into(), value: Arc::new(Zeroizing::new(value.into())) }
+        Self { name: name.into(), value: Arc::new(Zeroizing::new(value.into())), window: (None, None) }
     }
 
     /// Names the secret in metrics and logs: where it was read from, never what it is.
@@ -52,6 +56,19 @@ impl Secret {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.value
+    }
+
+    /// The same secret, valid from the first time on and until before the second.
+    #[must_use]
+    pub fn valid(self, from: Option<Timestamp>, until: Option<Timestamp>) -> Self {
+        Self { window: (from, until), ..self }
+    }
+
+    /// Whether it may be used at this time.
+    #[must_use]
+    pub fn is_valid(&self, now: Timestamp) -> bool {
+        let (from, until) = self.window;
+        from.is_none_or(|from| from <= now) && until.is_none_or(|until| now < until)
     }
 
     /// Compares in time that depends on the lengths only.
@@ -101,7 +118,7 @@ impl SecretSource {
         if value.is_empty() {
             return Err(SecretError::Empty(name));
         }
-        Ok(Secret { name: name.into(), value: Arc::new(value) })
+        Ok(Secret { name: name.into(), value: Arc::new(value), window: (None, None) })
     }
 }
 

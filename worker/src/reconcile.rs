@@ -321,7 +321,7 @@ mod tests {
             name: "default".into(),
             mode: Mode::Test,
             keys: Keys::default(),
-            api: Api { key: Some(Secret::new("api_key", "sk_test_1")), url: None },
+            api: Api { key: Some(Secret::new("api_key", "sk_test_1")), ..Api::default() },
             order_reference: None,
         };
         let context = Context {

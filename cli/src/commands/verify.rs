@@ -101,7 +101,7 @@ fn one(args: Args) -> anyhow::Result<Exit> {
     }
     let case = Case {
         adapter,
-        keys: Keys { secrets: secrets.collect::<anyhow::Result<_>>()?, tolerance_s: args.tolerance },
+        keys: Keys { secrets: secrets.collect::<anyhow::Result<_>>()?, tolerance_s: args.tolerance, ..Keys::default() },
         headers,
         body: read_body(&body)?,
         at: args.at.map_or_else(|| SystemClock.now(), Timestamp::from_seconds),
@@ -186,7 +186,7 @@ impl Case {
     }
 
     fn verify_bytes(&self, body: &[u8]) -> Result<Verified, Rejection> {
-        let request = WebhookRequest { headers: &self.headers, body, token: None };
+        let request = WebhookRequest { headers: &self.headers, body, token: None, certificate: None };
         self.adapter.verify(&request, &self.keys, self.at)
     }
 
@@ -312,7 +312,7 @@ impl Vector {
         let secrets = secrets.map(|(index, secret)| Secret::new(format!("secrets[{index}]"), secret.as_str())).collect();
         Ok(Some(Case {
             adapter,
-            keys: Keys { secrets, tolerance_s: self.tolerance_seconds.unwrap_or(TOLERANCE_S) },
+            keys: Keys { secrets, tolerance_s: self.tolerance_seconds.unwrap_or(TOLERANCE_S), ..Keys::default() },
             headers,
             body,
             at: self.verify_at.map_or_else(|| SystemClock.now(), Timestamp::from_seconds),
@@ -335,6 +335,7 @@ mod tests {
             keys: Keys {
                 secrets: vec![Secret::new("one", "whsec_other_secret_of_ours"), Secret::new("two", SECRET)],
                 tolerance_s: 300,
+                ..Keys::default()
             },
             headers,
             body: body.to_vec(),

@@ -160,6 +160,16 @@ impl<'a> Node<'a> {
         Ok(Money::new(minor, parsed.ok_or_else(|| currency.problem("not a currency"))?))
     }
 
+    /// An amount in major units, as a decimal string at `key` and its currency at `currency`: `"49.99"` and `"EUR"`.
+    /// Never negative; digits beyond the currency's minor unit must be zeros.
+    pub(super) fn decimal_money(&self, key: &str, currency: &str) -> Result<Money, Problem> {
+        let amount = self.required(key)?;
+        let text = amount.as_text().ok_or_else(|| amount.problem("not a decimal string"))?;
+        let code = self.required(currency)?;
+        let currency = code.as_text().and_then(|code| Currency::parse(code).ok()).ok_or_else(|| code.problem("not a currency"))?;
+        decimal(text, currency).map_err(|reason| amount.problem(reason))
+    }
+
     /// The text at a path of keys, if it is there and is a name.
     pub(super) fn name_at<K: AsRef<str>>(&self, path: &[K]) -> Option<&'a str> {
         let mut value = self.value;
@@ -187,6 +197,27 @@ impl From<Problem> for ReadError {
     fn from(Problem { reason, pointer }: Problem) -> Self {
         Self::Unintelligible(format!("{reason} at {pointer:?}"))
     }
+}
+
+/// A decimal text in major units, exactly. Digits of the minor unit are ISO 4217's.
+pub(super) fn decimal(text: &str, currency: Currency) -> Result<Money, &'static str> {
+    let money = Money::from_decimal(text, currency, currency.exponent()).map_err(|_| "not a decimal amount of its currency")?;
+    match money.minor {
+        ..0 => Err("a negative amount"),
+        minor if minor > AMOUNT_MAX => Err("an amount too large"),
+        _ => Ok(money),
+    }
+}
+
+/// The literal text of the number or string at a path of keys, as it stands in the bytes: for amounts that a PSP writes as
+/// JSON numbers with a fraction, which no reader may turn into floats. Of a document that [`read`] has accepted.
+pub(super) fn literal_at<'a>(bytes: &'a [u8], path: &[&str]) -> Option<&'a str> {
+    let mut raw: &'a serde_json::value::RawValue = serde_json::from_slice(bytes).ok()?;
+    for key in path {
+        let members: BTreeMap<Cow<'a, str>, &'a serde_json::value::RawValue> = serde_json::from_str(raw.get()).ok()?;
+        raw = members.get(*key)?;
+    }
+    Some(raw.get())
 }
 
 /// `parent/key`, with the key escaped; cut where it would be longer than what is reported.
@@ -376,6 +407,27 @@ mod tests {
         ] {
             assert_eq!(read_money(text), Err((reason, pointer.to_owned())), "{text}");
         }
+    }
+
+    #[test]
+    fn decimals_are_exact_or_refused() {
+        let read_money = |amount: &str, currency: &str| {
+            let text = format!(r#"{{"value":"{amount}","code":"{currency}"}}"#);
+            let value = read(text.as_bytes()).unwrap();
+            Node::root(&value).decimal_money("value", "code").map(|money| money.minor).map_err(|problem| problem.reason)
+        };
+        for (amount, currency, minor) in
+            [("49.99", "EUR", 4999), ("0.07", "eur", 7), ("500", "JPY", 500), ("500.00", "JPY", 500), ("1.234", "TND", 1234)]
+        {
+            assert_eq!(read_money(amount, currency), Ok(minor), "{amount} {currency}");
+        }
+        for bad in ["49.999", "-1.00", "1e2", "", ".5", "5.", "1,000.00", " 1", "99999999999999999.00"] {
+            assert!(read_money(bad, "EUR").is_err(), "{bad}");
+        }
+        let text = br#"{"data":{"amount": 49.90 ,"n":"x"}}"#;
+        assert_eq!(literal_at(text, &["data", "amount"]), Some("49.90"));
+        assert_eq!(literal_at(text, &["data", "n"]), Some("\"x\""));
+        assert_eq!(literal_at(text, &["data", "none"]), None);
     }
 
     #[test]

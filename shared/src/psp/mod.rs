@@ -6,6 +6,7 @@
 //! To add one: a file with a unit struct that implements [`Psp`], its fixtures beside it, one line in [`ALL`].
 
 mod answer;
+pub mod generic;
 mod json;
 mod signature;
 pub mod standard_webhooks;
@@ -63,6 +64,30 @@ pub trait Psp: Send + Sync {
         StatusCode::UNAUTHORIZED
     }
 
+    /// The answer to a GET by which the PSP tries an endpoint; `query` is the URL's, undecoded. `None`: there is no such
+    /// question, or this is not it.
+    fn challenge(&self, _query: &str, _keys: &Keys) -> Option<String> {
+        None
+    }
+
+    /// Where the certificate lies that this call says it is signed by, for PSPs that sign so: it is fetched, off the
+    /// request's path, and comes as [`WebhookRequest::certificate`].
+    ///
+    /// # Errors
+    /// The call names a place that is not the PSP's.
+    fn certificate_url(&self, _request: &WebhookRequest<'_>, _account: &Account) -> Result<Option<String>, Rejection> {
+        Ok(None)
+    }
+
+    /// Of a webhook whose proof is a [`Proof::Hint`]: the payments to ask about, by the ids that
+    /// [`Psp::status_request`] takes, each of them within the PSP's grammar.
+    ///
+    /// # Errors
+    /// As [`Psp::translate`], which is not called for a hint.
+    fn hinted(&self, _envelope: &Envelope, _account: &Account) -> Result<Vec<String>, TranslateError> {
+        Err(TranslateError::Ignored("this PSP's webhooks are proven, not hints".to_owned()))
+    }
+
     /// What the webhook says.
     ///
     /// # Errors
@@ -73,37 +98,78 @@ pub trait Psp: Send + Sync {
     ///
     /// # Errors
     /// The PSP has no such API, or the account lacks what it needs.
-    fn status_request(&self, payment_id: &str, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError>;
+    fn status_request(&self, _payment_id: &str, _cursor: Option<&str>, _account: &Account) -> Result<Request<Bytes>, AskError> {
+        Err(AskError::Unsupported)
+    }
 
     /// Reads the answer to [`Psp::status_request`].
     ///
     /// # Errors
     /// The answer is no answer: refused, broken, or not about this payment.
-    fn read_status(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError>;
+    fn read_status(&self, _asked: &Asked<'_>, _response: &Response<Bytes>, _account: &Account) -> Result<Answer, ReadError> {
+        Err(never_asked())
+    }
 
     /// A request for what happened since `since`, oldest page first where the PSP can.
     ///
     /// # Errors
     /// As [`Psp::status_request`].
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError>;
+    fn events_request(&self, _since: Timestamp, _cursor: Option<&str>, _account: &Account) -> Result<Request<Bytes>, AskError> {
+        Err(AskError::Unsupported)
+    }
 
     /// Reads the answer to [`Psp::events_request`].
     ///
     /// # Errors
     /// As [`Psp::read_status`].
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError>;
+    fn read_events(&self, _asked: &Asked<'_>, _response: &Response<Bytes>, _account: &Account) -> Result<Answer, ReadError> {
+        Err(never_asked())
+    }
 
     /// A request for the webhook endpoints that are registered at the PSP.
     ///
     /// # Errors
     /// As [`Psp::status_request`].
-    fn endpoints_request(&self, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError>;
+    fn endpoints_request(&self, _cursor: Option<&str>, _account: &Account) -> Result<Request<Bytes>, AskError> {
+        Err(AskError::Unsupported)
+    }
 
     /// Reads the answer to [`Psp::endpoints_request`].
     ///
     /// # Errors
     /// As [`Psp::read_status`].
-    fn read_endpoints(&self, response: &Response<Bytes>) -> Result<EndpointList, ReadError>;
+    fn read_endpoints(&self, _response: &Response<Bytes>) -> Result<EndpointList, ReadError> {
+        Err(never_asked())
+    }
+
+    /// The request for a short-lived token (OAuth 2, client credentials), where the API wants one: the worker keeps it, renews
+    /// it, and adds it as `Authorization: Bearer` to every other request. `None`: requests carry their credentials themselves.
+    ///
+    /// # Errors
+    /// As [`Psp::status_request`].
+    fn token_request(&self, _account: &Account) -> Option<Result<Request<Bytes>, AskError>> {
+        None
+    }
+
+    /// Reads the answer to [`Psp::token_request`].
+    ///
+    /// # Errors
+    /// As [`Psp::read_status`].
+    fn read_token(&self, _response: &Response<Bytes>) -> Result<AccessToken, ReadError> {
+        Err(never_asked())
+    }
+}
+
+fn never_asked() -> ReadError {
+    ReadError::Unintelligible("nothing was asked: there is no such API".to_owned())
+}
+
+/// A token that lets requests in for a while.
+#[derive(Clone, Debug)]
+pub struct AccessToken {
+    pub secret: Secret,
+    /// From when it was given.
+    pub lives: Duration,
 }
 
 /// A PSP's habits and abilities, from its documentation.
@@ -121,8 +187,38 @@ pub struct Profile {
     pub usual_delay: Duration,
     /// Raised whenever `translate` would say something else of the same bytes.
     pub mapping_version: u32,
-    pub proof: Proof,
+    /// The ways in which it authenticates its webhooks, by the values of the setting `scheme`; the first is the default.
+    pub schemes: &'static [Scheme],
     pub can: Abilities,
+    /// Where its webhooks come from, as far as the PSP publishes it: networks, as of the date in the adapter.
+    pub sources: &'static [&'static str],
+}
+
+impl Profile {
+    /// The scheme of this name.
+    #[must_use]
+    pub fn scheme(&self, name: &str) -> Option<&'static Scheme> {
+        self.schemes.iter().find(|scheme| scheme.name == name)
+    }
+}
+
+/// One way of authenticating webhooks.
+#[derive(Debug)]
+pub struct Scheme {
+    /// The value of the setting `scheme`.
+    pub name: &'static str,
+    /// How far it reaches.
+    pub proof: Proof,
+    /// The PSP signs nothing: the account's secrets are tokens, one of which stands in the path.
+    pub token_in_path: bool,
+}
+
+impl Scheme {
+    /// A signature over the body.
+    #[must_use]
+    pub const fn signed(name: &'static str) -> Self {
+        Self { name, proof: Proof::Proven, token_in_path: false }
+    }
 }
 
 /// Which questions the PSP answers.
@@ -157,10 +253,29 @@ impl std::fmt::Debug for Account {
 /// What verification needs.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
-    /// All live secrets; during a rotation, several.
+    /// All secrets; during a rotation, several.
     pub secrets: Vec<Secret>,
     /// How far a signed timestamp may lie from now, either way, in seconds; exactly this far is accepted.
     pub tolerance_s: u32,
+    /// The name of the account's [`Scheme`]; empty stands for the default.
+    pub scheme: &'static str,
+    /// The webhook's URL as it is registered at the PSP, byte for byte, for PSPs that sign it.
+    pub url: Option<String>,
+    /// The webhook's id at the PSP, for PSPs that sign it.
+    pub webhook_id: Option<String>,
+    /// The name of our key at the PSP, where a signature says whose it is.
+    pub public_key: Option<String>,
+    /// PEM: stands in for the bundled root of the PSP's certificates; in `mode = "test"` only.
+    pub trusted_root: Option<String>,
+    /// Of the generic adapter.
+    pub generic: Option<Arc<generic::Rules>>,
+}
+
+impl Keys {
+    /// The secrets that are valid at a time, with their positions.
+    pub fn active(&self, now: Timestamp) -> impl Iterator<Item = (usize, &Secret)> {
+        self.secrets.iter().enumerate().filter(move |(_, secret)| secret.is_valid(now))
+    }
 }
 
 /// What asking the PSP needs.
@@ -169,6 +284,10 @@ pub struct Api {
     pub key: Option<Secret>,
     /// Stands in for the PSP's host, without a trailing slash: the simulator's, or a proxy's.
     pub url: Option<String>,
+    /// The name that goes with the key, where the API wants one.
+    pub client_id: Option<String>,
+    /// Our account's id at the PSP, where its API's paths have it.
+    pub merchant_id: Option<String>,
 }
 
 /// A webhook as it came in, before anything of it is believed.
@@ -179,6 +298,8 @@ pub struct WebhookRequest<'a> {
     pub body: &'a [u8],
     /// The path's token, for PSPs that sign nothing.
     pub token: Option<&'a str>,
+    /// What lay at [`Psp::certificate_url`], in PEM.
+    pub certificate: Option<&'a [u8]>,
 }
 
 /// A webhook that `verify` vouches for. It has no other constructor: outside `psp` it cannot be made.

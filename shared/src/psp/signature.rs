@@ -4,14 +4,18 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConditionallySelectable as _};
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256, Sha512};
+use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
 
 use super::{Keys, Rejection};
 use crate::clock::Timestamp;
+use crate::secret::Secret;
 
 /// The longest header that is read, in bytes: sixteen signatures of the longest kind (`v1a`, 92 bytes) fit twice.
 pub(super) const HEADER_BYTES_MAX: usize = 4096;
@@ -66,14 +70,63 @@ pub(super) fn within_tolerance(signed_s: i64, now: Timestamp, tolerance_s: u32) 
     Ok(())
 }
 
-/// HMAC-SHA256 over the concatenation of `parts`, which is never built: the body is not copied.
+/// HMAC over the concatenation of `parts`, which is never built: the body is not copied.
+macro_rules! hmac_over {
+    ($hash:ty, $key:expr, $parts:expr) => {{
+        // HMAC takes keys of any length (RFC 2104); the error exists for other MACs behind the same trait.
+        let mut mac = Hmac::<$hash>::new_from_slice($key).expect("HMAC takes keys of any length");
+        for part in $parts {
+            mac.update(part);
+        }
+        mac.finalize().into_bytes().into()
+    }};
+}
+
+/// HMAC-SHA1 over the concatenation of `parts`.
+pub(super) fn hmac_sha1(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
+    hmac_over!(Sha1, key, parts)
+}
+
+/// HMAC-SHA256 over the concatenation of `parts`.
 pub(super) fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    // HMAC takes keys of any length (RFC 2104); the error exists for other MACs behind the same trait.
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    for part in parts {
-        mac.update(part);
+    hmac_over!(Sha256, key, parts)
+}
+
+/// HMAC-SHA512 over the concatenation of `parts`.
+pub(super) fn hmac_sha512(key: &[u8], parts: &[&[u8]]) -> [u8; 64] {
+    hmac_over!(Sha512, key, parts)
+}
+
+/// Exactly `2 N` lower-case hex digits.
+pub(super) fn lower_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    let lowercase = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (lowercase && hex::decode_to_slice(text, &mut bytes).is_ok()).then_some(bytes)
+}
+
+/// `N` bytes in base64 of the standard alphabet, padded, with no bits left over.
+pub(super) fn base64<const N: usize>(text: &str) -> Option<[u8; N]> {
+    // Checked before it is decoded: what is longer needs no room.
+    (text.len() == N.div_ceil(3) * 4).then(|| STANDARD.decode(text).ok()?.try_into().ok()).flatten()
+}
+
+/// The name of the secret by which `equal` holds. All that are valid now are tried, whichever matches.
+pub(super) fn matching_secret(
+    keys: &Keys,
+    now: Timestamp,
+    mut equal: impl FnMut(&Secret) -> Choice,
+) -> Result<Arc<str>, Rejection> {
+    let mut matching = Matching::new();
+    for (position, secret) in keys.active(now) {
+        matching.note(position, equal(secret));
     }
-    mac.finalize().into_bytes().into()
+    matching.secret_name(keys)
+}
+
+/// The name of the secret that is the token in the path, for PSPs that sign nothing.
+pub(super) fn matching_token(keys: &Keys, now: Timestamp, token: Option<&str>) -> Result<Arc<str>, Rejection> {
+    let token = token.ok_or(Rejection::Token)?;
+    matching_secret(keys, now, |secret| secret.expose().as_bytes().ct_eq(token.as_bytes())).map_err(|_| Rejection::Token)
 }
 
 /// Collects which secret matched while every secret and every signature is tried, without a branch on the outcome.
@@ -120,7 +173,6 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::secret::Secret;
 
     #[test]
     fn hmac_agrees_with_rfc_4231() {
@@ -163,7 +215,7 @@ mod tests {
 
     #[test]
     fn matching_remembers_which_secret() {
-        let keys = Keys { secrets: ["a", "b"].map(|name| Secret::new(name, "x")).to_vec(), tolerance_s: 300 };
+        let keys = Keys { secrets: ["a", "b"].map(|name| Secret::new(name, "x")).to_vec(), ..Keys::default() };
         let mut matching = Matching::new();
         assert_eq!(matching.secret_name(&keys), Err(Rejection::SignatureMismatch { secrets: 2 }));
         matching.note(1, Choice::from(1));

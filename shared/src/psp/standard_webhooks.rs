@@ -34,8 +34,6 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
-use bytes::Bytes;
-use http::{Request, Response};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::Deserialize;
 use subtle::{Choice, ConstantTimeEq as _};
@@ -44,8 +42,7 @@ use zeroize::Zeroizing;
 use super::json::{self, Node, Problem};
 use super::signature::{self, Matching, SIGNATURES_MAX};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, SettingError,
-    TranslateError, Verified, WebhookRequest,
+    Abilities, Account, Keys, Profile, Proof, Psp, Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -94,8 +91,10 @@ static PROFILE: Profile = Profile {
     retry_window: Duration::from_mins(75 * 60 + 35),
     usual_delay: Duration::from_mins(1),
     mapping_version: 1,
-    proof: Proof::Proven,
+    // Both at once: a header's elements say which they are.
+    schemes: &[Scheme::signed("standard-webhooks-v1"), Scheme::signed("standard-webhooks-v1a")],
     can: Abilities { payment_status: false, event_list: false, endpoint_list: false },
+    sources: &[],
 };
 
 impl Psp for StandardWebhooks {
@@ -135,7 +134,7 @@ impl Psp for StandardWebhooks {
         let mut whole = None;
         let mut matching = Matching::new();
         let mut usable = false;
-        for (position, secret) in keys.secrets.iter().enumerate() {
+        for (position, secret) in keys.active(now) {
             // `check` refuses such a secret at start; here it matches nothing.
             let Ok(key) = Key::read(secret.expose()) else { continue };
             usable = true;
@@ -194,34 +193,6 @@ impl Psp for StandardWebhooks {
             fact,
         }])
     }
-
-    fn status_request(&self, _: &str, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_status(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        Err(never_asked())
-    }
-
-    fn events_request(&self, _: Timestamp, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_events(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        Err(never_asked())
-    }
-
-    fn endpoints_request(&self, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_endpoints(&self, _: &Response<Bytes>) -> Result<EndpointList, ReadError> {
-        Err(never_asked())
-    }
-}
-
-fn never_asked() -> ReadError {
-    ReadError::Unintelligible("nothing was asked: there is no API".to_owned())
 }
 
 // ---------------------------------------------------------------------------------------------------- verification
@@ -438,12 +409,34 @@ fn mode(data: &Node<'_>) -> Result<Option<Mode>, Problem> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use http::{HeaderMap, HeaderName, HeaderValue};
     use ring::signature::{Ed25519KeyPair, KeyPair as _};
 
-    use super::super::tests::{account, verify};
+    use super::super::AskError;
+    use super::super::tests::{self, Specimen, account, verify};
     use super::*;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &StandardWebhooks,
+            scheme: "standard-webhooks-v1",
+            secret: "whsec_dGVzdC1zdGFuZGFyZC13ZWJob29rcy1rZXktMDAwMSE=",
+            other_secret: "whsec_dGVzdC1zdGFuZGFyZC13ZWJob29rcy1rZXktT0xEMDAh",
+            settings: |_| {},
+            sign: |secret, time_s, body| {
+                let (key, time) = (STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap(), time_s.to_string());
+                let mac = signature::hmac_sha256(&key, &[b"msg_1.", time.as_bytes(), b".", body]);
+                let signed = format!("v1,{}", STANDARD.encode(mac));
+                (tests::headers([(ID, "msg_1".to_owned()), (TIMESTAMP, time), (SIGNATURE, signed)]), body.to_vec())
+            },
+            body: br#"{"type":"payment.pending"}"#,
+            event_type: Some("payment.pending"),
+            timed: true,
+            any_body: true,
+            unsigned_headers: &[],
+        }
+    }
 
     const KEY: &[u8; 32] = b"test-standard-webhooks-key-0001!";
     const TIME: &str = "1790000000";

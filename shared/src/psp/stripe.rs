@@ -32,7 +32,7 @@ use subtle::{Choice, ConstantTimeEq as _};
 use super::json::{self, Node, Problem};
 use super::signature::{self, Matching, SIGNATURES_MAX};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection,
+    Abilities, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
     SettingError, TranslateError, Unread, Verified, WebhookRequest, answer,
 };
 use crate::clock::Timestamp;
@@ -66,8 +66,26 @@ static PROFILE: Profile = Profile {
     retry_window: Duration::from_hours(3 * 24),
     usual_delay: Duration::from_mins(1),
     mapping_version: 1,
-    proof: Proof::Proven,
+    schemes: &[Scheme::signed("stripe-v1")],
     can: Abilities { payment_status: true, event_list: true, endpoint_list: true },
+    // https://stripe.com/files/ips/ips_webhooks.txt as of 2026-05-15; changes are announced seven days ahead.
+    sources: &[
+        "3.18.12.63/32",
+        "3.69.109.8/32",
+        "3.120.168.93/32",
+        "3.130.192.231/32",
+        "13.235.14.237/32",
+        "13.235.122.149/32",
+        "18.211.135.69/32",
+        "35.154.171.200/32",
+        "35.157.207.129/32",
+        "52.15.183.38/32",
+        "54.88.130.119/32",
+        "54.88.130.237/32",
+        "54.187.174.169/32",
+        "54.187.205.235/32",
+        "54.187.216.72/32",
+    ],
 };
 
 /// What the sweep asks for: Stripe takes at most 20 types. Left out are three that only say "still pending"
@@ -136,7 +154,7 @@ impl Psp for Stripe {
             return Err(Rejection::EmptyBody);
         }
         let mut matching = Matching::new();
-        for (position, secret) in keys.secrets.iter().enumerate() {
+        for (position, secret) in keys.active(now) {
             let mac = signature::hmac_sha256(secret.expose().as_bytes(), &[header.time.as_bytes(), b".", request.body]);
             let equal = header.signatures().fold(Choice::from(0), |equal, offered| equal | offered.ct_eq(&mac));
             matching.note(position, equal);
@@ -261,11 +279,7 @@ impl<'h> SignatureHeader<'h> {
 
     /// The well-formed `v1` signatures; an ill-formed one beside them can match nothing.
     fn signatures(&self) -> impl Iterator<Item = [u8; 32]> + 'h {
-        self.text.split(',').filter_map(|element| element.strip_prefix("v1=")).filter_map(|digits| {
-            let mut bytes = [0; 32];
-            let lowercase = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-            (lowercase && hex::decode_to_slice(digits, &mut bytes).is_ok()).then_some(bytes)
-        })
+        self.text.split(',').filter_map(|element| element.strip_prefix("v1=")).filter_map(signature::lower_hex)
     }
 }
 
@@ -862,12 +876,31 @@ fn bearer(key: &str) -> Option<HeaderValue> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
-    use super::super::tests::{NOW_S, account};
+    use super::super::tests::{self, NOW_S, Specimen, account};
     use super::*;
     use crate::event::Fact;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &Stripe,
+            scheme: "stripe-v1",
+            secret: SECRET,
+            other_secret: "whsec_TestOther1mZx0aVYtqk3RjU2eNw5pLs8dHf",
+            settings: |_| {},
+            sign: |secret, time_s, body| {
+                let mac = signature::hmac_sha256(secret.as_bytes(), &[time_s.to_string().as_bytes(), b".", body]);
+                (tests::headers([(SIGNATURE, format!("t={time_s},v1={}", hex::encode(mac)))]), body.to_vec())
+            },
+            body: BODY,
+            event_type: Some("payment_intent.created"),
+            timed: true,
+            any_body: true,
+            unsigned_headers: &[],
+        }
+    }
 
     const SECRET: &str = "whsec_Test7Qb1mZx0aVYtqk3RjU2eNw5pLs8dHfGc";
     const BODY: &[u8] = br#"{"id":"evt_1","type":"payment_intent.created"}"#;
