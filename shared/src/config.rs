@@ -940,7 +940,10 @@ impl SecretTable {
         if let (Some(from), Some(until)) = (from, until)
             && from >= until
         {
-            return Err(ConfigError::Setting { setting: format!("{setting}.until"), problem: "is not after its from".to_owned() });
+            return Err(ConfigError::Setting {
+                setting: format!("{setting}.until"),
+                problem: "is not after its from".to_owned(),
+            });
         }
         Ok(read_secret(&value, setting)?.valid(from, until))
     }

@@ -166,7 +166,8 @@ impl<'a> Node<'a> {
         let amount = self.required(key)?;
         let text = amount.as_text().ok_or_else(|| amount.problem("not a decimal string"))?;
         let code = self.required(currency)?;
-        let currency = code.as_text().and_then(|code| Currency::parse(code).ok()).ok_or_else(|| code.problem("not a currency"))?;
+        let currency =
+            code.as_text().and_then(|code| Currency::parse(code).ok()).ok_or_else(|| code.problem("not a currency"))?;
         decimal(text, currency).map_err(|reason| amount.problem(reason))
     }
 

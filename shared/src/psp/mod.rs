@@ -6,11 +6,13 @@
 //! To add one: a file with a unit struct that implements [`Psp`], its fixtures beside it, one line in [`ALL`].
 
 mod answer;
+mod ask;
 pub mod generic;
 mod json;
 mod signature;
 pub mod standard_webhooks;
 pub mod stripe;
+mod telling;
 #[cfg(test)]
 mod tests;
 

@@ -43,11 +43,12 @@ use super::json::{self, Node, Problem};
 use super::signature::{self, Matching, SIGNATURES_MAX};
 use super::{
     Abilities, Account, Keys, Profile, Proof, Psp, Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest,
+    telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
 use crate::event::{
-    DisputeState, EventKey, Fact, FactVersion, Failure, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind,
+    DisputeState, EventKey, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind,
     RefundState, Source,
 };
 use crate::secret::Secret;
@@ -72,8 +73,6 @@ const ED25519_SIGNATURE_BYTES: usize = 64;
 
 /// The longest id, in bytes.
 const ID_BYTES_MAX: usize = 255;
-/// The most of a failure's message that is kept, in characters.
-const MESSAGE_CHARS_MAX: usize = 500;
 
 /// Secrets are written with and without padding.
 const EITHER_PADDING: GeneralPurpose = GeneralPurpose::new(
@@ -177,7 +176,7 @@ impl Psp for StandardWebhooks {
         let Some(kind) = Kind::of(event_type) else {
             return Err(TranslateError::Ignored(format!("{event_type} is no type of a payment event")));
         };
-        let occurred_at = timestamp(&body)?;
+        let occurred_at = telling::time(&body, "timestamp")?;
         let data = body.object("data")?;
         let payment_id = data.name("payment_id")?;
         let fact = fact(kind, &data)?;
@@ -369,10 +368,7 @@ fn payment_fact(state: PaymentState, data: &Node<'_>) -> Result<PaymentFact, Pro
         PaymentState::Failed => {
             let code = data.optional_name("failure_code")?;
             let message = data.text("failure_message");
-            fact.failure = (code.is_some() || message.is_some()).then(|| Failure {
-                code: code.unwrap_or("unknown").to_owned(),
-                message: message.unwrap_or_default().chars().take(MESSAGE_CHARS_MAX).collect(),
-            });
+            fact.failure = (code.is_some() || message.is_some()).then(|| telling::failure(code, message));
         }
         PaymentState::Pending | PaymentState::Expired | PaymentState::AuthorizationExpired | PaymentState::Canceled => {}
     }
@@ -389,12 +385,6 @@ fn references(data: &Node<'_>, payment_id: &str, fact: &Fact, account: &Account)
         Fact::Payment(_) | Fact::Capture { .. } | Fact::RefundTotal { .. } => {}
     }
     references
-}
-
-fn timestamp(body: &Node<'_>) -> Result<Timestamp, Problem> {
-    let member = body.required("timestamp")?;
-    let parsed = member.as_text().and_then(|text| Timestamp::parse_rfc3339(text).ok());
-    parsed.ok_or_else(|| member.problem("not a time of RFC 3339"))
 }
 
 fn mode(data: &Node<'_>) -> Result<Option<Mode>, Problem> {

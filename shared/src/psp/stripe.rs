@@ -24,8 +24,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Response, Uri};
+use http::{Request, Response};
 use serde::Deserialize;
 use subtle::{Choice, ConstantTimeEq as _};
 
@@ -33,7 +32,7 @@ use super::json::{self, Node, Problem};
 use super::signature::{self, Matching, SIGNATURES_MAX};
 use super::{
     Abilities, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
-    SettingError, TranslateError, Unread, Verified, WebhookRequest, answer,
+    SettingError, TranslateError, Unread, Verified, WebhookRequest, answer, ask, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -53,10 +52,6 @@ const API_VERSION: &str = "2026-10-28.endive";
 const PAGE: usize = 100;
 /// The longest of Stripe's ids (docs.stripe.com/upgrades: at most 255 characters).
 const ID_BYTES_MAX: usize = 255;
-/// The end of the year 9999: a time beyond it is a mistake, and as a version it would stand above every later truth.
-const CREATED_MAX_S: i64 = 253_402_300_799;
-/// The most of a failure's message that is kept, in characters.
-const MESSAGE_CHARS_MAX: usize = 500;
 
 static PROFILE: Profile = Profile {
     name: "Stripe",
@@ -123,29 +118,14 @@ impl Psp for Stripe {
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {
-        let refuse = |setting, problem: String| Err(SettingError { setting, problem });
-        if account.keys.secrets.is_empty() {
-            return refuse("secrets", "is empty: without a secret nothing can be verified".to_owned());
-        }
+        telling::check_secrets(account)?;
         for secret in &account.keys.secrets {
-            let text = secret.expose();
-            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return refuse("secrets", format!("{} is empty or has spaces, which no signing secret has", secret.name()));
-            }
-            if ["sk_", "rk_", "pk_"].iter().any(|prefix| text.starts_with(prefix)) {
-                return refuse("secrets", format!("{} is an API key; the signing secret begins with whsec_", secret.name()));
+            if ["sk_", "rk_", "pk_"].iter().any(|prefix| secret.expose().starts_with(prefix)) {
+                let problem = format!("{} is an API key; the signing secret begins with whsec_", secret.name());
+                return Err(SettingError { setting: "secrets", problem });
             }
         }
-        if account.api.key.as_ref().is_some_and(|key| bearer(key.expose()).is_none()) {
-            return refuse("api_key", "is empty or has characters that no API key has".to_owned());
-        }
-        if let Some(url) = &account.api.url {
-            let absolute = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
-            if !url.parse::<Uri>().is_ok_and(|uri| absolute(&uri)) {
-                return refuse("api_url", format!("{url:?} is no http(s) URL without a query"));
-            }
-        }
-        Ok(())
+        ask::check(account)
     }
 
     fn verify(&self, request: &WebhookRequest<'_>, keys: &Keys, now: Timestamp) -> Result<Verified, Rejection> {
@@ -320,7 +300,7 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
     let Some(family) = Family::of(event_type) else {
         return Err(TranslateError::Ignored(format!("{event_type} says nothing about a payment")));
     };
-    let created = created(event)?;
+    let created = telling::unix_time(event, "created")?;
     let data = event.object("data")?;
     let object = data.object("object")?;
     if object.text("object").is_some_and(|name| name != family.object()) {
@@ -507,11 +487,7 @@ fn canceled_intent(intent: &Node<'_>) -> Result<PaymentFact, Problem> {
 /// The issuer's reason says more than Stripe's own code. Other than strings are left out: they decide nothing.
 fn failure(error: &Node<'_>) -> Failure {
     let code = ["decline_code", "code", "type"].iter().find_map(|key| error.text(key).filter(|code| json::is_name(code)));
-    Failure { code: code.unwrap_or("unknown").to_owned(), message: message(error.text("message")) }
-}
-
-fn message(text: Option<&str>) -> String {
-    text.unwrap_or_default().chars().take(MESSAGE_CHARS_MAX).collect()
+    telling::failure(code, error.text("message"))
 }
 
 /// Of a charge that no payment intent made, as the older API does: it is the whole payment.
@@ -531,8 +507,7 @@ fn charge_fact(charge: &Node<'_>) -> Result<PaymentFact, Problem> {
         }
         "failed" => {
             fact.state = PaymentState::Failed;
-            let code = charge.optional_name("failure_code")?.unwrap_or("unknown").to_owned();
-            fact.failure = Some(Failure { code, message: message(charge.text("failure_message")) });
+            fact.failure = Some(telling::failure(charge.optional_name("failure_code")?, charge.text("failure_message")));
         }
         _ => {}
     }
@@ -661,14 +636,6 @@ fn id_of<'a>(object: &Node<'a>, key: &str) -> Result<Option<&'a str>, Problem> {
 
 fn mode(object: &Node<'_>) -> Result<Option<Mode>, Problem> {
     Ok(object.optional_bool("livemode")?.map(|live| if live { Mode::Live } else { Mode::Test }))
-}
-
-fn created(event: &Node<'_>) -> Result<Timestamp, Problem> {
-    let seconds = event.integer("created")?;
-    if !(0..=CREATED_MAX_S).contains(&seconds) {
-        return Err(event.required("created")?.problem("not a time"));
-    }
-    Ok(Timestamp::from_seconds(seconds))
 }
 
 fn key(account: &Account, event_id: String) -> EventKey {
@@ -855,24 +822,7 @@ fn starting_after(id: Option<&str>) -> String {
 }
 
 fn get(account: &Account, path_and_query: &str) -> Result<Request<Bytes>, AskError> {
-    let key = account.api.key.as_ref().ok_or(AskError::Missing("api_key"))?;
-    let base = account.api.url.as_deref().unwrap_or(API);
-    Request::get(format!("{base}{path_and_query}"))
-        .header(AUTHORIZATION, bearer(key.expose()).ok_or(AskError::Missing("api_key"))?)
-        .header("stripe-version", API_VERSION)
-        .body(Bytes::new())
-        // Everything else in the request is ours or checked.
-        .map_err(|_| AskError::Missing("api_url"))
-}
-
-/// The credentials, marked so that no log shows them; `None` for what no API key looks like.
-fn bearer(key: &str) -> Option<HeaderValue> {
-    if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return None;
-    }
-    let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
-    value.set_sensitive(true);
-    Some(value)
+    ask::finish(ask::get(account, API, path_and_query, ask::bearer(account)?).header("stripe-version", API_VERSION))
 }
 
 #[cfg(test)]
@@ -908,7 +858,7 @@ pub(super) mod tests {
 
     fn verify(signature: &str) -> Result<Verified, Rejection> {
         let headers =
-            [(http::HeaderName::from_static(SIGNATURE), HeaderValue::from_str(signature).unwrap())].into_iter().collect();
+            [(http::HeaderName::from_static(SIGNATURE), http::HeaderValue::from_str(signature).unwrap())].into_iter().collect();
         super::super::tests::verify(&Stripe, &[SECRET], &headers, BODY)
     }
 
@@ -1023,7 +973,7 @@ pub(super) mod tests {
         let request = Stripe.endpoints_request(None, &account).unwrap();
         assert_eq!(request.uri(), "http://127.0.0.1:4242/v1/webhook_endpoints?limit=100");
         assert_eq!(request.headers()["stripe-version"], API_VERSION);
-        assert_eq!(request.headers()[AUTHORIZATION], "Bearer sk_test_invented");
+        assert_eq!(request.headers()["authorization"], "Bearer sk_test_invented");
         assert!(!format!("{request:?}").contains("sk_test_invented"), "the key shows in a log");
 
         account.api.key = None;

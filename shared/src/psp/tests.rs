@@ -243,12 +243,9 @@ fn a_secret_counts_only_in_its_time() {
         let (headers, body) = (specimen.sign)(specimen.secret, NOW_S, specimen.body);
         let now = Timestamp::from_seconds(NOW_S);
         let (before, after) = (Timestamp::from_seconds(NOW_S - 1), Timestamp::from_seconds(NOW_S + 1));
-        for (from, until, valid) in [
-            (Some(now), Some(after), true),
-            (Some(before), None, true),
-            (None, Some(now), false),
-            (Some(after), None, false),
-        ] {
+        for (from, until, valid) in
+            [(Some(now), Some(after), true), (Some(before), None, true), (None, Some(now), false), (Some(after), None, false)]
+        {
             let mut keys = specimen.account(&[specimen.secret]).keys;
             keys.secrets = keys.secrets.into_iter().map(|secret| secret.valid(from, until)).collect();
             let token = specimen.scheme().token_in_path.then_some(specimen.secret);
@@ -340,10 +337,7 @@ fn meaning(specimen: &Specimen, envelope: &Envelope) -> serde_json::Value {
 fn every_fixture_translates_as_recorded() {
     for specimen in specimens() {
         for (name, body) in specimen.fixtures() {
-            insta::assert_json_snapshot!(
-                format!("{}-{name}", specimen.name()),
-                meaning(&specimen, &specimen.envelope(&body))
-            );
+            insta::assert_json_snapshot!(format!("{}-{name}", specimen.name()), meaning(&specimen, &specimen.envelope(&body)));
         }
     }
 }
@@ -417,11 +411,7 @@ fn no_bit_of_the_headers_may_differ() {
                 let Ok(altered) = HeaderValue::from_bytes(&bytes) else { continue };
                 let mut headers = genuine.clone();
                 headers.insert(name, altered);
-                assert!(
-                    specimen.verify(&[specimen.secret], &headers, &body).is_err(),
-                    "{} {name} bit {bit}",
-                    specimen.name()
-                );
+                assert!(specimen.verify(&[specimen.secret], &headers, &body).is_err(), "{} {name} bit {bit}", specimen.name());
             }
         }
     }

@@ -1,0 +1,76 @@
+//! What the builders of requests to PSPs share: where an API is, and credentials that no log shows.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION};
+use http::{HeaderValue, Request, Uri, request};
+
+use super::{Account, AskError, SettingError};
+use crate::secret::Secret;
+
+/// A GET at the PSP's host, or at the account's `api_url`, with these credentials. `path_and_query` holds nothing that is
+/// not ours or checked.
+pub(super) fn get(account: &Account, host: &str, path_and_query: &str, credentials: HeaderValue) -> request::Builder {
+    let base = account.api.url.as_deref().unwrap_or(host);
+    Request::get(format!("{base}{path_and_query}")).header(AUTHORIZATION, credentials).header(ACCEPT, "application/json")
+}
+
+/// A GET without credentials: the worker adds a token.
+pub(super) fn get_with_token(account: &Account, host: &str, path_and_query: &str) -> request::Builder {
+    let base = account.api.url.as_deref().unwrap_or(host);
+    Request::get(format!("{base}{path_and_query}")).header(ACCEPT, "application/json")
+}
+
+/// The request that was begun, without a body.
+pub(super) fn finish(request: request::Builder) -> Result<Request<Bytes>, AskError> {
+    // Everything else in the request is ours or checked.
+    request.body(Bytes::new()).map_err(|_| AskError::Missing("api_url"))
+}
+
+/// `Bearer` and the account's `api_key`.
+pub(super) fn bearer(account: &Account) -> Result<HeaderValue, AskError> {
+    let key = account.api.key.as_ref().ok_or(AskError::Missing("api_key"))?;
+    credentials(&format!("Bearer {}", sane(key).ok_or(AskError::Missing("api_key"))?)).ok_or(AskError::Missing("api_key"))
+}
+
+/// `Basic`, of a name and a secret.
+pub(super) fn basic(name: &str, secret: &Secret) -> Option<HeaderValue> {
+    credentials(&format!("Basic {}", STANDARD.encode(format!("{name}:{}", sane(secret)?))))
+}
+
+/// The two settings that any API needs, if they are there.
+///
+/// # Errors
+/// One is there and cannot be used.
+pub(super) fn check(account: &Account) -> Result<(), SettingError> {
+    if account.api.key.as_ref().is_some_and(|key| sane(key).is_none()) {
+        let problem = "is empty or has characters that no API key has".to_owned();
+        return Err(SettingError { setting: "api_key", problem });
+    }
+    if let Some(url) = &account.api.url {
+        let absolute = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
+        if !url.parse::<Uri>().is_ok_and(|uri| absolute(&uri)) {
+            return Err(SettingError { setting: "api_url", problem: format!("{url:?} is no http(s) URL without a query") });
+        }
+    }
+    Ok(())
+}
+
+/// An id of letters, digits and a few signs that cannot leave its place in a URL.
+pub(super) fn is_id(text: &str, signs: &[u8]) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || signs.contains(&byte);
+    (1..=255).contains(&text.len()) && text.bytes().all(allowed) && text.bytes().any(|byte| byte.is_ascii_alphanumeric())
+}
+
+fn sane(secret: &Secret) -> Option<&str> {
+    let text = secret.expose();
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then_some(text)
+}
+
+/// Marked so that no log shows it.
+fn credentials(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
