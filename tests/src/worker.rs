@@ -167,6 +167,10 @@ impl Store for FailingStore {
         self.store.hours(since, until).await
     }
 
+    async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError> {
+        self.store.ask_about(now, payments).await
+    }
+
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
         self.store.lease_checks(now, lease, token, limit).await
     }

@@ -637,7 +637,7 @@ pub async fn what_a_crash_left_parked_is_found_and_woken(bench: &Bench) {
 #[must_use]
 pub fn received(event: &PaymentEvent, at: Timestamp) -> Arrival {
     let body = Some(Body { received_at: at, ..body(b"{}") });
-    Arrival { body, rows: vec![InboxRow { received_at: at, ..row(event) }] }
+    Arrival { body, rows: vec![InboxRow { received_at: at, ..row(event) }], asks: Vec::new() }
 }
 
 pub async fn old_bodies_go_and_keys_stay(bench: &Bench) {
@@ -1282,7 +1282,7 @@ pub fn row(event: &PaymentEvent) -> InboxRow {
 
 #[must_use]
 pub fn arrival(event: &PaymentEvent) -> Arrival {
-    Arrival { body: None, rows: vec![row(event)] }
+    Arrival { body: None, rows: vec![row(event)], asks: Vec::new() }
 }
 
 #[must_use]
@@ -1295,7 +1295,7 @@ pub fn arrivals(events: &[PaymentEvent]) -> Vec<Arrival> {
 pub fn ignored(id: &str) -> Arrival {
     let content = Content::Ignored { reason: "not a payment".to_owned() };
     let bare = row(&captured(id, "pi_1", None, 1));
-    Arrival { body: None, rows: vec![InboxRow { facts_sha256: [0; 32], content, ..bare }] }
+    Arrival { body: None, rows: vec![InboxRow { facts_sha256: [0; 32], content, ..bare }], asks: Vec::new() }
 }
 
 #[must_use]

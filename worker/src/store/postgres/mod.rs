@@ -178,6 +178,10 @@ impl Store for Postgres {
         self.read(async |connection| read::hours(connection, since, until).await).await
     }
 
+    async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError> {
+        self.read(async |connection| checks::ask_about(connection, now, payments).await).await
+    }
+
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
         self.read(async |connection| checks::lease(connection, now, lease, token, limit).await).await
     }

@@ -185,6 +185,10 @@ impl Store for Sqlite {
         read::hours(&mut *self.readers.acquire().await.map_err(classify)?, since, until).await
     }
 
+    async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError> {
+        checks::ask_about(&mut *self.writer.acquire().await.map_err(classify)?, now, payments).await
+    }
+
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
         checks::lease(&mut *self.writer.acquire().await.map_err(classify)?, now, lease, token, limit).await
     }
