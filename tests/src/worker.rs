@@ -1,7 +1,7 @@
 //! The worker's parts in this process: what a step needs, deliveries as the ingress makes them, and parts that fail when
 //! told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

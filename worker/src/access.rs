@@ -95,3 +95,108 @@ async fn ask(
     credentials.set_sensitive(true);
     Ok((credentials, token.lives))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use paybell_shared::envelope::Envelope;
+    use paybell_shared::event::{Mode, PaymentEvent};
+    use paybell_shared::psp::{
+        AccessToken, Api, Keys, Profile, Psp, Rejection, SettingError, TranslateError, Verified, WebhookRequest, stripe::Stripe,
+    };
+    use paybell_shared::secret::Secret;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_790_000_000);
+
+    /// A PSP whose API wants tokens; the rest of it is never called.
+    struct Tokened;
+
+    impl Psp for Tokened {
+        fn id(&self) -> &'static str {
+            "tokened"
+        }
+
+        fn profile(&self) -> &'static Profile {
+            Stripe.profile()
+        }
+
+        fn check(&self, _: &Account) -> Result<(), SettingError> {
+            Ok(())
+        }
+
+        fn verify(&self, _: &WebhookRequest<'_>, _: &Keys, _: Timestamp) -> Result<Verified, Rejection> {
+            Err(Rejection::EmptyBody)
+        }
+
+        fn translate(&self, _: &Envelope, _: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
+            Ok(Vec::new())
+        }
+
+        fn token_request(&self, _: &Account) -> Option<Result<Request<Bytes>, AskError>> {
+            Some(Ok(Request::new(Bytes::new())))
+        }
+
+        fn read_token(&self, response: &Response<Bytes>) -> Result<AccessToken, ReadError> {
+            let text = String::from_utf8_lossy(response.body()).into_owned();
+            Ok(AccessToken { secret: Secret::new("token", text), lives: Duration::from_hours(1) })
+        }
+    }
+
+    /// Gives a new token each time.
+    struct Office(AtomicU32);
+
+    #[async_trait]
+    impl PspTransport for Office {
+        async fn send(&self, _: Request<Bytes>) -> Result<Response<Bytes>, TransportError> {
+            tokio::task::yield_now().await;
+            Ok(Response::new(format!("token-{}", self.0.fetch_add(1, Ordering::Relaxed)).into()))
+        }
+    }
+
+    fn parts() -> (AccountKey, Account, Office) {
+        let key = AccountKey { psp: "tokened".into(), account: "default".into() };
+        let account = Account {
+            psp: &Tokened,
+            psp_id: "tokened".into(),
+            name: "default".into(),
+            mode: Mode::Test,
+            keys: Keys::default(),
+            api: Api::default(),
+            order_reference: None,
+        };
+        (key, account, Office(AtomicU32::new(0)))
+    }
+
+    #[tokio::test]
+    async fn one_token_serves_all_until_it_ends_or_is_refused() {
+        let (key, account, office) = parts();
+        let access = Access::new([&key].into_iter());
+        let ask = async |now| access.credentials(&key, &account, &office, now).await.unwrap().unwrap();
+        let (one, two) = tokio::join!(ask(NOW), ask(NOW));
+        assert_eq!((&one, &two), (&HeaderValue::from_static("Bearer token-0"), &one), "asked for once");
+        assert!(one.is_sensitive());
+        let last = NOW.plus(Duration::from_mins(59)).minus(Duration::from_millis(1));
+        assert_eq!(ask(last).await, one);
+        let renewed = ask(NOW.plus(Duration::from_mins(59))).await;
+        assert_eq!(renewed, "Bearer token-1");
+        access.refused(&key, &one).await;
+        assert_eq!(ask(NOW.plus(Duration::from_mins(59))).await, renewed, "an older one was refused");
+        access.refused(&key, &renewed).await;
+        assert_eq!(ask(NOW.plus(Duration::from_mins(59))).await, "Bearer token-2");
+    }
+
+    #[tokio::test]
+    async fn a_psp_without_tokens_needs_none() {
+        let (key, account, office) = parts();
+        let account = Account { psp: &Stripe, ..account };
+        let access = Access::new([&key].into_iter());
+        assert!(access.credentials(&key, &account, &office, NOW).await.unwrap().is_none());
+        assert_eq!(office.0.load(Ordering::Relaxed), 0);
+    }
+}

@@ -152,9 +152,7 @@ async fn ask_about(context: &Context, candidates: &mut Candidates) -> Result<Vec
     }
     let all = std::mem::take(candidates);
     let mut settled = Vec::new();
-    for (((tag, marker), account), arrival) in
-        all.tags.into_iter().zip(all.markers).zip(all.accounts).zip(all.arrivals)
-    {
+    for (((tag, marker), account), arrival) in all.tags.into_iter().zip(all.markers).zip(all.accounts).zip(all.arrivals) {
         if arrival.rows.is_empty() {
             settled.push((tag, Disposition::Done));
         } else {

@@ -13,6 +13,7 @@ mod retention;
 mod stream;
 mod write;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use super::{
     StoredBody, StoredOrder, WAKING_MAX, Wanted, Work,
 };
 use crate::apply::{plan, wanted};
-use crate::order::OrderStatus;
+use crate::order::{AccountKey, OrderStatus};
 
 /// Waiting for another process (an operator's command) that writes to the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
