@@ -186,7 +186,7 @@ impl Case {
     }
 
     fn verify_bytes(&self, body: &[u8]) -> Result<Verified, Rejection> {
-        let request = WebhookRequest { headers: &self.headers, body, token: None, certificate: None };
+        let request = WebhookRequest { headers: &self.headers, body, token: None, query: "", certificate: None };
         self.adapter.verify(&request, &self.keys, self.at)
     }
 

@@ -234,3 +234,173 @@ fn money(object: &Node<'_>, key: &str, order: &Node<'_>) -> Result<Money, Proble
     let parsed = currency.as_text().and_then(|code| Currency::parse(code).ok());
     object.minor_money(key, parsed.ok_or_else(|| currency.problem("not a currency"))?)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use http::HeaderMap;
+    use serde_json::json;
+
+    use super::super::tests::{NOW_S, Specimen};
+    use super::*;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &Klarna,
+            scheme: "klarna-unsigned",
+            secret: TOKEN,
+            other_secret: "another-token-0123456789abcdef",
+            settings: |account| account.api.client_id = Some("PK12345_invented".to_owned()),
+            sign: |_, _, body| (HeaderMap::new(), body.to_vec()),
+            body: br#"{"order_id":"f3392f8b-6116-4073-ab96-e330819e2c07"}"#,
+            event_type: None,
+            timed: false,
+            any_body: false,
+            unsigned_headers: &[],
+        }
+    }
+
+    const TOKEN: &str = "token-in-the-path-0123456789abcdef";
+    const ORDER: &str = "f3392f8b-6116-4073-ab96-e330819e2c07";
+    const ANSWERED: &str = "Mon, 21 Sep 2026 14:13:25 GMT";
+
+    fn account() -> Account {
+        specimen().account(&[TOKEN])
+    }
+
+    fn verify(token: Option<&str>, query: &str, body: &[u8]) -> Result<Verified, Rejection> {
+        let request = WebhookRequest { headers: &HeaderMap::new(), body, token, query, certificate: None };
+        Klarna.verify(&request, &account().keys, Timestamp::from_seconds(NOW_S))
+    }
+
+    #[test]
+    fn a_push_names_its_order_in_the_query() {
+        let hinted = |query: &str, body: &'static [u8]| {
+            let verified = verify(Some(TOKEN), query, body)?;
+            let envelope = Envelope::new(&account(), verified, Timestamp::default(), Bytes::from_static(body), None);
+            Ok(Klarna.hinted(&envelope, &account()).unwrap())
+        };
+        let query = format!("klarna_order_id={ORDER}");
+        assert_eq!(hinted(&query, b""), Ok(vec![ORDER.to_owned()]));
+        assert_eq!(hinted(&format!("a=b&{query}"), b"{}"), Ok(vec![ORDER.to_owned()]));
+        assert_eq!(hinted("order_id=1", br#"{"order_id":"o-2"}"#), Ok(vec!["o-2".to_owned()]));
+        for query in ["", "klarna_order_id=", "klarna_order_id=a/b", &format!("{query}&{query}"), "Klarna_order_id=1"] {
+            assert_eq!(hinted(query, b""), Err(Rejection::EmptyBody), "{query}");
+        }
+        let ids = ["1", "2"].map(|id| verify(Some(TOKEN), &format!("klarna_order_id={id}"), b"").unwrap().webhook_id);
+        assert_ne!(ids[0], ids[1], "two orders, two webhooks");
+    }
+
+    #[test]
+    fn without_the_token_nothing_is_said() {
+        let body = specimen().body;
+        for token in [None, Some(""), Some("token"), Some("token-in-the-path-0123456789abcdeF")] {
+            for (query, body) in [("", body), ("", &b""[..]), ("klarna_order_id=1", b"")] {
+                assert_eq!(verify(token, query, body), Err(Rejection::Token), "{token:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_without_a_name_is_refused_at_start() {
+        let setting = |client_id: Option<&str>| {
+            let mut account = account();
+            account.api.client_id = client_id.map(str::to_owned);
+            Klarna.check(&account).map_err(|error| error.setting)
+        };
+        assert_eq!(setting(Some("PK12345_invented")), Ok(()));
+        for bad in [None, Some("a:b"), Some("a b"), Some("é")] {
+            assert_eq!(setting(bad), Err("client_id"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn questions_are_asked_as_klarna_reads_them() {
+        let mut account = account();
+        let request = Klarna.status_request(ORDER, None, &account).unwrap();
+        assert_eq!(request.uri(), &*format!("https://api.playground.klarna.com/ordermanagement/v1/orders/{ORDER}"));
+        assert_eq!(request.headers()["authorization"], "Basic UEsxMjM0NV9pbnZlbnRlZDpza190ZXN0X2ludmVudGVk");
+        assert!(request.headers()["authorization"].is_sensitive(), "the key shows in a log");
+        account.mode = Mode::Live;
+        let request = Klarna.status_request("A1", None, &account).unwrap();
+        assert_eq!(request.uri(), "https://api.klarna.com/ordermanagement/v1/orders/A1");
+        for id in ["", "-", "a/b", "a_b", "a.b", "a b", "é", "a?b"] {
+            assert_eq!(Klarna.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
+        }
+        assert!(Klarna.status_request("A1", Some("x"), &account).is_err());
+        account.api.client_id = None;
+        assert_eq!(Klarna.status_request("A1", None, &account).unwrap_err(), AskError::Missing("client_id"));
+        account.api.key = None;
+        assert_eq!(Klarna.status_request("A1", None, &account).unwrap_err(), AskError::Missing("api_key"));
+    }
+
+    fn read_status(body: &[u8]) -> Result<Answer, ReadError> {
+        let response = Response::builder().header("date", ANSWERED).body(Bytes::copy_from_slice(body)).unwrap();
+        let asked = Asked { payment_id: ORDER, cursor: None, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" };
+        Klarna.read_status(&asked, &response, &account())
+    }
+
+    #[test]
+    fn answers_read_as_recorded() {
+        for (name, body) in [
+            ("authorized", &include_bytes!("fixtures/klarna/answers/authorized.json")[..]),
+            ("part_captured", include_bytes!("fixtures/klarna/answers/part_captured.json")),
+            ("captured", include_bytes!("fixtures/klarna/answers/captured.json")),
+        ] {
+            insta::assert_json_snapshot!(format!("klarna-answer-{name}"), read_status(body).unwrap().events);
+        }
+    }
+
+    #[test]
+    fn a_status_is_a_state_and_an_unknown_one_is_pending() {
+        for (status, fraud, captured, remaining, state, is_final) in [
+            ("AUTHORIZED", "ACCEPTED", 0, 4999, PaymentState::Authorized, false),
+            ("AUTHORIZED", "PENDING", 0, 4999, PaymentState::Pending, false),
+            ("AUTHORIZED", "REJECTED", 0, 4999, PaymentState::Canceled, false),
+            ("AUTHORIZED", "PONDERED", 0, 4999, PaymentState::Pending, false),
+            ("PART_CAPTURED", "ACCEPTED", 2000, 2999, PaymentState::Captured, false),
+            ("PART_CAPTURED", "ACCEPTED", 2000, 0, PaymentState::Captured, true),
+            ("CAPTURED", "ACCEPTED", 4999, 0, PaymentState::Captured, true),
+            ("CANCELLED", "ACCEPTED", 0, 0, PaymentState::Canceled, false),
+            ("EXPIRED", "ACCEPTED", 0, 0, PaymentState::AuthorizationExpired, false),
+            ("EXPIRED", "ACCEPTED", 2000, 0, PaymentState::Captured, true),
+            ("CLOSED", "ACCEPTED", 2000, 0, PaymentState::Captured, true),
+            ("CLOSED", "ACCEPTED", 0, 0, PaymentState::Canceled, false),
+            ("DREAMING", "ACCEPTED", 0, 4999, PaymentState::Pending, false),
+            ("DREAMING", "ACCEPTED", 2000, 2999, PaymentState::Captured, false),
+        ] {
+            let order = json!({"order_id": ORDER, "status": status, "fraud_status": fraud, "captured_amount": captured,
+                "remaining_authorized_amount": remaining, "order_amount": 4999, "refunded_amount": 0, "purchase_currency": "eur"});
+            let answer = read_status(order.to_string().as_bytes()).unwrap();
+            let [event] = &answer.events[..] else { panic!("{:?}", answer.events) };
+            let Fact::Payment(fact) = &event.fact else { panic!("{:?}", event.fact) };
+            assert_eq!((fact.state, fact.capture_final), (state, is_final), "{order}");
+            assert_eq!(fact.captured.map_or(0, |money| money.minor), captured, "{order}");
+            assert!(is_final || fact.authorized.is_none_or(|held| held.minor == 4999), "{order}");
+            assert_eq!(event.version, FactVersion::Time(1_790_000_005_000), "the answer's own time");
+        }
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_no_answer() {
+        let read = |more: serde_json::Value| {
+            let mut order = json!({"order_id": ORDER, "status": "CAPTURED", "captured_amount": 1, "refunded_amount": 0,
+                "purchase_currency": "EUR"});
+            order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            read_status(order.to_string().as_bytes())
+        };
+        assert!(read(json!({})).is_ok());
+        for more in [
+            json!({ "order_id": "another" }),
+            json!({ "captured_amount": -1 }),
+            json!({ "captured_amount": 1.5 }),
+            json!({ "captured_amount": "1" }),
+            json!({ "captured_amount": 9_007_199_254_740_993_i64 }),
+            json!({ "refunded_amount": null }),
+            json!({ "purchase_currency": "EURO" }),
+            json!({ "refunds": {} }),
+            json!({ "refunds": [{ "refund_id": "r", "refunded_amount": "1" }] }),
+        ] {
+            assert!(matches!(read(more.clone()), Err(ReadError::Unintelligible(_))), "{more}");
+        }
+    }
+}

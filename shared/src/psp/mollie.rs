@@ -10,8 +10,11 @@
 //! the SDKs take a webhook for a classic one; here it is refused.
 //!
 //! **Classic** webhooks are the form `id=tr_…`, unsigned and the same for every change of the payment: a token in the path, and
-//! a hint. So is, though it is signed, a next-gen webhook without the object (the "simple payload"), or with the object alone,
-//! as some of Mollie's pages show it: it tells of which payment to ask.
+//! a hint.
+//!
+//! **Notices**: a next-gen webhook may come without its object (the "simple payload"), or as the object alone, as some of
+//! Mollie's pages show it, without the time at which it was so. Either is authentic and tells too little: it is recorded as
+//! ignored, and its payment is asked for.
 //!
 //! **Payments** are attempts: one that was canceled, expired or failed stays so, and the order is paid by another. The status
 //! stays `paid` whatever is refunded or charged back. `amountCaptured` is there only where there can be several captures. One
@@ -37,7 +40,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::json::{self, Node, Problem};
@@ -126,26 +128,29 @@ impl Psp for Mollie {
             event_type: head.event_type().map(str::to_owned),
             subject: None,
             secret_name,
-            proof: if head.is_notice() { Proof::Hint } else { Proof::Proven },
+            proof: Proof::Proven,
             content_type: signature::content_type(request.headers),
             headers: Vec::new(),
         })
     }
 
     fn hinted(&self, envelope: &Envelope, _account: &Account) -> Result<Vec<String>, TranslateError> {
-        // A form never begins so, and of what is still on its way the account's scheme may have changed.
-        let payment_id = if envelope.body.starts_with(b"{") {
-            let value = json::read(&envelope.body)?;
-            noticed_payment(&Node::root(&value))?.to_owned()
-        } else {
-            payment_of_form(&envelope.body)?.to_owned()
-        };
-        Ok(vec![payment_id])
+        // The account's scheme may have changed since.
+        if envelope.proof == Proof::Hint {
+            return Ok(vec![payment_of_form(&envelope.body)?.to_owned()]);
+        }
+        let value = json::read(&envelope.body)?;
+        let event = Node::root(&value);
+        Ok(if is_notice(&event) { vec![noticed_payment(&event)?.to_owned()] } else { Vec::new() })
     }
 
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
         let value = json::read(&envelope.body)?;
         let event = Node::root(&value);
+        if is_notice(&event) {
+            noticed_payment(&event)?;
+            return Err(TranslateError::Ignored("a notice without its object: the payment is asked for".to_owned()));
+        }
         let event_type = event.name("type")?;
         let Some(kind) = Kind::of_event(event_type) else {
             return Err(TranslateError::Ignored(format!("{event_type} says nothing about a payment")));
@@ -320,14 +325,6 @@ struct Head<'a> {
     id: Cow<'a, str>,
     #[serde(borrow, rename = "type")]
     event_type: Cow<'a, str>,
-    #[serde(rename = "_embedded")]
-    embedded: Option<Embedded>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Embedded {
-    entity: Option<IgnoredAny>,
 }
 
 impl<'a> Head<'a> {
@@ -345,18 +342,12 @@ impl<'a> Head<'a> {
         Some(self.event_type.as_ref()).filter(|event_type| json::is_name(event_type))
     }
 
-    /// An event that names its object without showing it, or an object of which no event tells when it was so.
-    fn is_notice(&self) -> bool {
-        let shown = self.embedded.as_ref().is_some_and(|embedded| embedded.entity.is_some());
-        self.is_bare_object() || (!shown && Kind::of_event(&self.event_type).is_some())
-    }
-
     fn is_bare_object(&self) -> bool {
         self.event_type.is_empty() && Kind::of_resource(&self.resource).is_some()
     }
 }
 
-// ----------------------------------------------------------------------------------------------------------- hints
+// ------------------------------------------------------------------------------------------------- hints and notices
 
 /// The payment of a classic webhook: a form of which only the id counts.
 fn payment_of_form(body: &[u8]) -> Result<&str, TranslateError> {
@@ -368,6 +359,17 @@ fn payment_of_form(body: &[u8]) -> Result<&str, TranslateError> {
         (Some(_), None) => Err(problem("an id that is no payment's")),
         (None, _) => Err(problem("a form without an id")),
         (Some(_), Some(_)) => Err(problem("a form with two ids")),
+    }
+}
+
+/// An event that names its object without showing it, or an object of which no event tells when it was so.
+fn is_notice(event: &Node<'_>) -> bool {
+    match event.text("type") {
+        Some(event_type) => {
+            let shown = event.optional("_embedded").is_some_and(|embedded| embedded.optional("entity").is_some());
+            !shown && Kind::of_event(event_type).is_some()
+        }
+        None => event.text("resource").and_then(Kind::of_resource).is_some(),
     }
 }
 
@@ -452,8 +454,7 @@ impl Kind {
         }
         let object_id = object.name("id")?;
         let payment_id = if self == Self::Payment { object_id } else { object.name("paymentId")? };
-        let order =
-            if self == Self::Payment { telling::order(object, account, &[&["metadata", "order_id"]]) } else { None };
+        let order = if self == Self::Payment { telling::order(object, account, &[&["metadata", "order_id"]]) } else { None };
         let mode = mode(object)?;
         let finding = |part, fact| Finding { kind: self, object_id, part, payment_id, order, mode, fact };
         Ok(match self {
@@ -687,4 +688,410 @@ fn profile(account: &Account) -> String {
 fn get(account: &Account, path: &str, more: &str) -> Result<Request<Bytes>, AskError> {
     let testmode = if account.mode == Mode::Test && is_of_organisation(account) { "&testmode=true" } else { "" };
     ask::finish(ask::get(account, API, &format!("{path}{more}{testmode}"), ask::bearer(account)?))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use http::{HeaderName, HeaderValue};
+    use serde_json::json;
+
+    use super::super::tests::{self, NOW_S, Specimen};
+    use super::*;
+    use crate::event::{Reference, ReferenceKind};
+    use crate::secret::Secret;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &Mollie,
+            scheme: NEXT_GEN,
+            secret: SECRET,
+            other_secret: "VpQ3TestOtherPac3GyNEj0002",
+            settings: |_| {},
+            sign: |secret, _, body| (tests::headers([(SIGNATURE, format!("sha256={}", mac(secret, body)))]), body.to_vec()),
+            body: BODY,
+            event_type: Some("payment.paid"),
+            timed: false,
+            any_body: true,
+            unsigned_headers: &[],
+        }
+    }
+
+    /// Of the body only its bytes are known to be there: the token proves no more.
+    pub(in super::super) fn classic_specimen() -> Specimen {
+        Specimen {
+            scheme: CLASSIC,
+            secret: TOKEN,
+            other_secret: "another-token-0123456789abcdef",
+            sign: |_, _, body| (HeaderMap::new(), body.to_vec()),
+            body: b"id=tr_5B8cwTestPayment",
+            event_type: None,
+            any_body: false,
+            ..specimen()
+        }
+    }
+
+    const SECRET: &str = "VpQ3TestSecretPac3GyNEj0001";
+    const TOKEN: &str = "token-in-the-path-0123456789abcdef";
+    const BODY: &[u8] =
+        br#"{"resource":"event","id":"event_1","type":"payment.paid","_embedded":{"entity":{"resource":"payment"}}}"#;
+    const ANSWERED: &str = "Mon, 21 Sep 2026 14:13:25 GMT";
+
+    fn mac(secret: &str, body: &[u8]) -> String {
+        hex::encode(signature::hmac_sha256(secret.as_bytes(), &[body]))
+    }
+
+    fn account() -> Account {
+        tests::account(&Mollie, &[SECRET])
+    }
+
+    // -------------------------------------------------------------------------------------------------- webhooks
+
+    #[test]
+    fn the_header_has_one_grammar_and_any_number_of_lines() {
+        let (good, other) = (mac(SECRET, BODY), "0".repeat(64));
+        let verify = |lines: &[&str]| {
+            let line = |text: &&str| (HeaderName::from_static(SIGNATURE), HeaderValue::from_str(text).unwrap());
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines.iter().map(line) {
+                headers.append(name, value);
+            }
+            tests::verify(&Mollie, &[SECRET], &headers, BODY).map_or_else(|rejection| rejection.reason(), |_| "accepted")
+        };
+        for lines in [
+            &[&*format!("sha256={good}")][..],
+            &[&good],
+            &[&format!("sha256={other}"), &format!("sha256={good}")],
+            &[&format!("sha256={good}"), "sha256=short"],
+            &[&format!("sha256={other}, sha256={good}")],
+            &[&format!("sha256={good},sha256={other}")],
+            &[&format!("{other},{good}"), ""],
+        ] {
+            assert_eq!(verify(lines), "accepted", "{lines:?}");
+        }
+        let many = format!("{good},").repeat(SIGNATURES_MAX);
+        for (lines, reason) in [
+            (&[][..], "missing_header"),
+            (&[""], "malformed_header"),
+            (&[&*format!("SHA256={good}")], "malformed_header"),
+            (&[&format!("sha256={}", good.to_uppercase())], "malformed_header"),
+            (&[&format!("sha256={good}00")], "malformed_header"),
+            (&[&format!("sha256= {good}")], "malformed_header"),
+            (&[&format!("sha256={good};sha256={good}")], "malformed_header"),
+            (&[&format!("sha512={good}")], "malformed_header"),
+            (&[&many], "malformed_header"),
+            (&[&"a".repeat(HEADER_BYTES_MAX), &good], "malformed_header"),
+            (&[&format!("sha256={other}")], "signature_mismatch"),
+            (&[&format!("sha256={other}"), &other], "signature_mismatch"),
+        ] {
+            assert_eq!(verify(lines), reason, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_webhook_without_a_usable_id_is_named_by_its_body() {
+        for (body, id) in [
+            (r#"{"resource":"event","id":"event_1","type":"payment.paid"}"#, Some("event_1")),
+            (r#"{"id":"event_1","type":"payout.sent"}"#, Some("event_1")),
+            (r#"{"resource":"refund","id":"re_1","status":"refunded"}"#, None),
+            (r#"{"type":"payment.paid"}"#, None),
+            (r#"{"id":"event_1","id":"event_2","type":"payment.paid"}"#, None),
+            ("not json", None),
+        ] {
+            let envelope = tests::envelope(&Mollie, body.as_bytes());
+            assert_eq!(envelope.proof, Proof::Proven);
+            let expected = id.map_or_else(|| signature::body_id(body.as_bytes()), str::to_owned);
+            assert_eq!(envelope.webhook_id, expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_notice_leads_to_its_payment_and_a_whole_event_does_not() {
+        for (name, body) in tests::fixtures(&Mollie) {
+            let hinted = Mollie.hinted(&tests::envelope(&Mollie, &body), &account());
+            match name.strip_prefix("notice.") {
+                None => assert_eq!(hinted, Ok(Vec::new()), "{name}"),
+                Some("no_payment") => {
+                    assert!(
+                        matches!(hinted, Err(TranslateError::Unintelligible { reason: "names no payment", .. })),
+                        "{hinted:?}"
+                    );
+                }
+                Some(_) => assert_eq!(hinted, Ok(vec!["tr_5B8cwTestPayment".to_owned()]), "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_classic_webhook_says_no_more_than_an_id() {
+        let read = |body: &str| payment_of_form(body.as_bytes()).map(str::to_owned);
+        assert_eq!(read("id=tr_7UhSN1zuXS"), Ok("tr_7UhSN1zuXS".to_owned()));
+        let long = format!("id=tr_{}", "a".repeat(253));
+        for bad in
+            ["id=", "id=tr_", "id=re_1", "id=tr_1 ", "id=tr_1\n", "id=tr_a_b", "id=tr_1/../2", "ID=tr_1", " id=tr_1", &long]
+        {
+            assert!(matches!(read(bad), Err(TranslateError::Unintelligible { .. })), "{bad:?}");
+        }
+        assert!(payment_of_form(b"id=tr_\xff").is_err());
+    }
+
+    #[test]
+    fn the_order_stands_where_the_setting_says_and_refunds_have_none() {
+        let orders = |path: Option<&str>, fixture: &str| {
+            let order_reference = path.map(|path| path.split('.').map(str::to_owned).collect());
+            let fixtures = tests::fixtures(&Mollie);
+            let (_, body) = fixtures.iter().find(|(name, _)| name == fixture).unwrap();
+            let account = Account { order_reference, ..account() };
+            let events = Mollie.translate(&tests::envelope(&Mollie, body), &account).unwrap();
+            let orders = events[0].references.iter().filter(|reference| reference.kind == ReferenceKind::Order);
+            orders.map(|reference| reference.value.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(orders(None, "payment.paid"), ["ORD-1001"]);
+        assert_eq!(orders(Some("description"), "payment.paid"), ["Order ORD-1001"]);
+        assert_eq!(orders(Some("metadata"), "payment.paid.string_metadata"), ["ORD-1001"]);
+        assert_eq!(orders(None, "payment.paid.string_metadata"), [""; 0]);
+        assert_eq!(orders(Some("metadata"), "payment.paid"), [""; 0], "an object is no order's id");
+        for path in [None, Some("metadata.order_id"), Some("description")] {
+            assert_eq!(orders(path, "refund.refunded"), [""; 0], "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_other_mode_is_refused_at_start() {
+        let setting = |change: &dyn Fn(&mut Account)| {
+            let mut account = account();
+            change(&mut account);
+            Mollie.check(&account).map_err(|error| error.setting)
+        };
+        let key = |text: &'static str| move |account: &mut Account| account.api.key = Some(Secret::new("api_key", text));
+        assert_eq!(setting(&key("test_invented")), Ok(()));
+        assert_eq!(setting(&key("access_invented")), Ok(()));
+        assert_eq!(setting(&key("live_invented")), Err("api_key"));
+        let live = |text| {
+            move |account: &mut Account| {
+                key(text)(account);
+                account.mode = Mode::Live;
+            }
+        };
+        assert_eq!(setting(&live("live_invented")), Ok(()));
+        assert_eq!(setting(&live("test_invented")), Err("api_key"));
+        assert_eq!(setting(&|account| account.api.merchant_id = Some("pfl_QkEhN94Ba".to_owned())), Ok(()));
+        assert_eq!(setting(&|account| account.api.merchant_id = Some("pfl_1&x=y".to_owned())), Err("merchant_id"));
+    }
+
+    // ------------------------------------------------------------------------------------------------- questions
+
+    #[test]
+    fn questions_are_asked_as_mollie_reads_them() {
+        let mut account = account();
+        let asked = |request: Result<Request<Bytes>, AskError>| request.unwrap().uri().to_string();
+        assert_eq!(
+            asked(Mollie.status_request("tr_1", None, &account)),
+            "https://api.mollie.com/v2/payments/tr_1?embed=refunds,chargebacks,captures"
+        );
+        assert_eq!(asked(Mollie.endpoints_request(None, &account)), "https://api.mollie.com/v2/webhooks?limit=250");
+        let request = Mollie.endpoints_request(Some("hook_1"), &account).unwrap();
+        assert_eq!(request.uri(), "https://api.mollie.com/v2/webhooks?limit=250&from=hook_1");
+        assert_eq!(request.headers()["authorization"], "Bearer sk_test_invented");
+        assert!(!format!("{request:?}").contains("sk_test_invented"), "the key shows in a log");
+
+        account.api.key = Some(Secret::new("api_key", "access_invented"));
+        account.api.merchant_id = Some("pfl_1".to_owned());
+        account.api.url = Some("http://127.0.0.1:4242".to_owned());
+        assert_eq!(
+            asked(Mollie.status_request("tr_1", None, &account)),
+            "http://127.0.0.1:4242/v2/payments/tr_1?embed=refunds,chargebacks,captures&testmode=true"
+        );
+        assert_eq!(
+            asked(Mollie.events_request(Timestamp::default(), None, &account)),
+            "http://127.0.0.1:4242/v2/payments?limit=250&profileId=pfl_1&testmode=true"
+        );
+        account.mode = Mode::Live;
+        assert_eq!(asked(Mollie.endpoints_request(None, &account)), "http://127.0.0.1:4242/v2/webhooks?limit=250");
+        account.api.key = None;
+        assert_eq!(Mollie.status_request("tr_1", None, &account).unwrap_err(), AskError::Missing("api_key"));
+    }
+
+    #[test]
+    fn a_sweep_goes_back_to_its_beginning_in_each_list() {
+        let account = account();
+        let asked = |cursor| {
+            let request = Mollie.events_request(Timestamp::from_seconds(NOW_S), cursor, &account).unwrap();
+            request.uri().to_string().replace("https://api.mollie.com/v2/", "")
+        };
+        assert_eq!(asked(None), "payments?limit=250");
+        assert_eq!(asked(Some("payments:tr_9:1790000000000")), "payments?limit=250&from=tr_9");
+        assert_eq!(asked(Some("payments:tr_9:1789999999999")), "refunds?limit=250", "the rest was made before");
+        assert_eq!(asked(Some("refunds:re_9:1790000000001")), "refunds?limit=250&from=re_9");
+        assert_eq!(asked(Some("refunds:re_9:1")), "chargebacks?limit=250");
+        assert_eq!(asked(Some("chargebacks:chb_9:1")), "chargebacks?limit=1&from=chb_9", "only to see the end");
+    }
+
+    #[test]
+    fn nothing_but_an_id_enters_a_url() {
+        let account = account();
+        for id in ["", "tr_", "re_1", "tr_1/../x", "tr_1?x", "tr_1%2e", "tr_é", "tr_1 ", "tr_1&embed=x"] {
+            assert_eq!(Mollie.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
+        }
+        assert!(Mollie.status_request("tr_1", Some("x"), &account).is_err());
+        for cursor in
+            ["", "payments:", "payments:tr_1", "captures", "payments:tr_1&x:1", "payments:tr_1:x", "payments:tr_1:1:2", "tr_1"]
+        {
+            assert!(Mollie.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        }
+        assert!(Mollie.endpoints_request(Some("hook_1#"), &account).is_err());
+    }
+
+    // --------------------------------------------------------------------------------------------------- answers
+
+    fn response(body: &[u8]) -> Response<Bytes> {
+        Response::builder().header("date", ANSWERED).body(Bytes::copy_from_slice(body)).unwrap()
+    }
+
+    fn asked(cursor: Option<&str>) -> Asked<'_> {
+        Asked { payment_id: "tr_5B8cwTestPayment", cursor, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" }
+    }
+
+    fn read_status(body: &[u8]) -> Result<Answer, ReadError> {
+        Mollie.read_status(&asked(None), &response(body), &account())
+    }
+
+    fn read_events(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
+        Mollie.read_events(&asked(cursor), &response(body), &account())
+    }
+
+    #[test]
+    fn answers_read_as_recorded() {
+        let answer = read_status(include_bytes!("fixtures/mollie/answers/payment.json")).unwrap();
+        assert_eq!((answer.next, answer.unread), (None, Vec::new()));
+        insta::assert_json_snapshot!("mollie-answer-payment", answer.events);
+        let order = Reference::new(ReferenceKind::Order, "ORD-1001");
+        assert!(answer.events.iter().all(|event| event.is_answer() && event.references.contains(&order)));
+
+        let endpoints = Mollie.read_endpoints(&response(include_bytes!("fixtures/mollie/answers/webhooks.json"))).unwrap();
+        assert_eq!(endpoints.next, None);
+        insta::assert_json_snapshot!("mollie-answer-webhooks", endpoints.endpoints);
+    }
+
+    #[test]
+    fn lists_are_followed_to_their_end() {
+        let payments = read_events(None, include_bytes!("fixtures/mollie/answers/payments.json")).unwrap();
+        assert_eq!(payments.next.as_deref(), Some("payments:tr_older1:1789997280000"));
+        let keys: Vec<&str> = payments.events.iter().map(|event| event.key.event_id.as_str()).collect();
+        assert_eq!(keys, ["poll:tr_5B8cwTestPayment:look-7", "poll:tr_open1:look-7"]);
+        let [unread] = &payments.unread[..] else { panic!("{:?}", payments.unread) };
+        assert_eq!(unread.event_id, "poll:tr_odd1:look-7", "it holds up no others, and is not lost");
+
+        let refunds = include_bytes!("fixtures/mollie/answers/refunds.json");
+        let refunds = read_events(Some("payments:tr_older1:1789997280000"), refunds).unwrap();
+        assert_eq!((refunds.events.len(), refunds.next.as_deref()), (1, Some("chargebacks")));
+        let chargebacks = read_events(Some("chargebacks"), include_bytes!("fixtures/mollie/answers/chargebacks.json")).unwrap();
+        assert_eq!((chargebacks.events.len(), chargebacks.next), (1, None));
+
+        // The last page was asked for only to see the end.
+        let mut last: serde_json::Value =
+            serde_json::from_slice(include_bytes!("fixtures/mollie/answers/chargebacks.json")).unwrap();
+        last["_links"]["next"] = json!({ "href": "https://api.mollie.com/v2/chargebacks?limit=1&from=chb_8" });
+        assert_eq!(read_events(Some("chargebacks:chb_9:1"), last.to_string().as_bytes()).unwrap().next, None);
+    }
+
+    #[test]
+    fn a_page_that_leads_nowhere_is_refused() {
+        let page = |ids: &[&str], next: serde_json::Value| {
+            let webhook = |id: &&str| json!({"id": id, "url": "https://x", "status": "enabled", "eventTypes": [], "createdAt": "2026-01-01T00:00:00Z"});
+            let items: Vec<_> = ids.iter().map(webhook).collect();
+            response(json!({ "_embedded": { "webhooks": items }, "_links": { "next": next } }).to_string().as_bytes())
+        };
+        let next = |from: &str| json!({ "href": format!("https://api.mollie.com/v2/webhooks?limit=250{from}") });
+        let good = Mollie.read_endpoints(&page(&["hook_1"], next("&from=hook_2"))).unwrap();
+        assert_eq!((good.endpoints.len(), good.next.as_deref()), (1, Some("hook_2")));
+        for (ids, next) in [
+            (&[][..], next("&from=hook_2")),
+            (&["hook_1", "hook_2"], next("&from=hook_2")),
+            (&["hook_1"], next("")),
+            (&["hook_1"], next("&from=")),
+            (&["hook_1"], next("&from=a/b")),
+            (&["hook_1"], json!("hook_2")),
+        ] {
+            assert!(matches!(Mollie.read_endpoints(&page(ids, next)), Err(ReadError::Unintelligible(_))), "{ids:?}");
+        }
+        let many = vec!["hook_1"; PAGE + 1];
+        assert!(Mollie.read_endpoints(&page(&many, json!(null))).is_err());
+        assert!(read_events(None, br#"{"_embedded":{"orders":[]}}"#).is_err());
+    }
+
+    #[test]
+    fn a_status_is_a_state_and_an_unknown_one_is_pending() {
+        for (status, more, state, captured, is_final) in [
+            ("open", json!({}), PaymentState::Pending, None, false),
+            ("pending", json!({}), PaymentState::Pending, None, false),
+            ("authorized", json!({}), PaymentState::Authorized, None, false),
+            (
+                "authorized",
+                json!({ "amountCaptured": { "currency": "EUR", "value": "1.00" } }),
+                PaymentState::Captured,
+                Some(100),
+                false,
+            ),
+            ("paid", json!({}), PaymentState::Captured, Some(4999), true),
+            (
+                "paid",
+                json!({ "amountCaptured": { "currency": "EUR", "value": "0.00" } }),
+                PaymentState::Captured,
+                Some(4999),
+                true,
+            ),
+            (
+                "paid",
+                json!({ "amountCaptured": { "currency": "EUR", "value": "20.00" } }),
+                PaymentState::Captured,
+                Some(2000),
+                false,
+            ),
+            (
+                "paid",
+                json!({ "amountRefunded": { "currency": "EUR", "value": "49.99" } }),
+                PaymentState::Captured,
+                Some(4999),
+                true,
+            ),
+            ("canceled", json!({}), PaymentState::Canceled, None, false),
+            ("expired", json!({}), PaymentState::Expired, None, false),
+            ("expired", json!({ "authorizedAt": "2026-01-01T00:00:00Z" }), PaymentState::AuthorizationExpired, None, false),
+            ("failed", json!({}), PaymentState::Failed, None, false),
+            ("failed", json!({ "authorizedAt": "2026-01-01T00:00:00Z" }), PaymentState::Canceled, None, false),
+            ("dreaming", json!({}), PaymentState::Pending, None, false),
+        ] {
+            let mut payment =
+                json!({"id": "tr_5B8cwTestPayment", "status": status, "amount": {"currency": "EUR", "value": "49.99"}});
+            payment.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let answer = read_status(payment.to_string().as_bytes()).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            let told = (fact.state, fact.captured.map(|money| money.minor), fact.capture_final);
+            assert_eq!(told, (state, captured, is_final), "{payment}");
+            assert_eq!(answer.events[0].version, FactVersion::Time(1_790_000_005_000), "the answer's own time");
+        }
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_no_answer() {
+        let payment = |more: serde_json::Value| {
+            let mut payment =
+                json!({"id": "tr_5B8cwTestPayment", "status": "paid", "amount": {"currency": "EUR", "value": "49.99"}});
+            payment.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            read_status(payment.to_string().as_bytes())
+        };
+        assert!(payment(json!({})).is_ok());
+        let refund =
+            json!({"id": "re_1", "status": "refunded", "amount": {"currency": "EUR", "value": "1.00"}, "paymentId": "tr_2"});
+        for more in [
+            json!({ "id": "tr_2" }),
+            json!({ "resource": "order" }),
+            json!({ "_embedded": { "refunds": [refund] } }),
+            json!({ "_embedded": { "refunds": {} } }),
+            json!({ "amount": 4999 }),
+        ] {
+            assert!(matches!(payment(more.clone()), Err(ReadError::Unintelligible(_))), "{more}");
+        }
+        assert!(matches!(read_status(b"<html>"), Err(ReadError::Unintelligible(_))));
+    }
 }
