@@ -106,7 +106,13 @@ async fn receive<'a>(
     let _one_more = ingress.in_flight.hold(1).ok_or(Refusal::Busy)?;
     let _counted = Counted::new(ingress.in_flight_gauge.clone());
     let (account, received_at) = (&route.account, ingress.clock.now());
-    let request = WebhookRequest { headers: &head.headers, body: &body, token: None, certificate: None };
+    let request = WebhookRequest {
+        headers: &head.headers,
+        body: &body,
+        token: None,
+        query: head.uri.query().unwrap_or_default(),
+        certificate: None,
+    };
     let verified = account
         .psp
         .verify(&request, &account.keys, received_at)

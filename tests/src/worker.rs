@@ -104,7 +104,7 @@ pub fn message(account: &Account, webhook: &Webhook) -> Message {
     for (name, value) in SimulatedPsp::Stripe.sign(STRIPE_SECRET, webhook, now.seconds()).expect("a Stripe secret signs") {
         headers.insert(name, HeaderValue::try_from(value).expect("a header"));
     }
-    let request = WebhookRequest { headers: &headers, body: &webhook.body, token: None, certificate: None };
+    let request = WebhookRequest { headers: &headers, body: &webhook.body, token: None, query: "", certificate: None };
     let verified = account.psp.verify(&request, &account.keys, now).expect("what is signed is accepted");
     Envelope::new(account, verified, now, webhook.body.clone(), None).into()
 }

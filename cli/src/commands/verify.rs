@@ -64,6 +64,9 @@ pub struct Args {
     /// The token in the path, for PSPs that sign nothing: `env:NAME`, `file:PATH`, or the token itself.
     #[arg(long, value_name = "T")]
     token: Option<String>,
+    /// The query of the URL that was called, for PSPs that say there what it is about (Klarna).
+    #[arg(long, value_name = "Q")]
+    query: Option<String>,
     /// The configuration whose `[[psp]]` table says all of this; the account is named by --account.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["secrets", "scheme", "url", "webhook_id", "public_key", "trusted_root"])]
     config: Option<PathBuf>,
@@ -79,7 +82,7 @@ pub struct Args {
     /// Verify every vector of a file (a JSON array) instead, and print one JSON line each.
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "psp", "secrets", "headers", "body", "url", "at", "scheme", "webhook_id", "public_key", "certificate", "trusted_root", "token",
-        "config",
+        "query", "config",
     ])]
     vectors: Option<PathBuf>,
     /// Print JSON.
@@ -133,6 +136,7 @@ fn one(args: Args) -> anyhow::Result<Exit> {
         headers,
         body: read_body(&body)?,
         token: token.map(|token| token.expose().to_owned()),
+        query: args.query.clone().unwrap_or_default(),
         certificate: args.certificate.as_deref().map(|path| read_pem(path, "--certificate")).transpose()?,
         at: args.at.map_or_else(|| SystemClock.now(), Timestamp::from_seconds),
     };
@@ -240,6 +244,8 @@ struct Case {
     headers: HeaderMap,
     body: Vec<u8>,
     token: Option<String>,
+    /// Of the URL that was called.
+    query: String,
     /// In PEM.
     certificate: Option<String>,
     mode: Mode,
@@ -270,6 +276,7 @@ impl Case {
             headers: &self.headers,
             body,
             token: self.token.as_deref(),
+            query: &self.query,
             certificate: self.certificate.as_ref().map(String::as_bytes),
         };
         self.adapter.verify(&request, &self.keys, self.at)
@@ -461,6 +468,7 @@ impl Vector {
             headers,
             body,
             token,
+            query: String::new(),
             certificate: self.cert_pem,
             mode: Mode::Test,
             at: self.verify_at.map_or_else(|| SystemClock.now(), Timestamp::from_seconds),
@@ -491,6 +499,7 @@ mod tests {
             headers,
             body: body.to_vec(),
             token: None,
+            query: String::new(),
             certificate: None,
             mode: Mode::Test,
             at: Timestamp::from_seconds(1_790_000_010),

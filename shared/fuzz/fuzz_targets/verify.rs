@@ -33,7 +33,7 @@ fuzz_target!(|input: &[u8]| {
             public_key: Some("key".to_owned()),
             ..Keys::default()
         };
-        let request = WebhookRequest { headers: &headers, body: rest, token: None, certificate: Some(rest) };
+        let request = WebhookRequest { headers: &headers, body: rest, token: None, query: "", certificate: Some(rest) };
         let _ = psp.verify(&request, &keys, NOW);
         let _ = psp.challenge(&String::from_utf8_lossy(rest), &keys);
     }

@@ -171,6 +171,16 @@ impl<'a> Node<'a> {
         decimal(text, currency).map_err(|reason| amount.problem(reason))
     }
 
+    /// The integer at `key` as an amount in minor units of a currency that stands elsewhere.
+    pub(super) fn minor_money(&self, key: &str, currency: Currency) -> Result<Money, Problem> {
+        let amount = self.required(key)?;
+        match amount.value {
+            Value::Integer(..0) => Err(amount.problem("a negative amount")),
+            Value::Integer(minor) if *minor > AMOUNT_MAX => Err(amount.problem("an amount too large")),
+            _ => amount.into_integer().map(|minor| Money::new(minor, currency)),
+        }
+    }
+
     /// The text at a path of keys, if it is there and is a name.
     pub(super) fn name_at<K: AsRef<str>>(&self, path: &[K]) -> Option<&'a str> {
         let mut value = self.value;

@@ -9,6 +9,8 @@ mod answer;
 mod ask;
 pub mod generic;
 mod json;
+pub mod klarna;
+pub mod mollie;
 mod signature;
 pub mod standard_webhooks;
 pub mod stripe;
@@ -28,7 +30,7 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &mollie::Mollie, &klarna::Klarna, &standard_webhooks::StandardWebhooks];
 
 /// The adapter of a PSP id.
 #[must_use]
@@ -301,6 +303,8 @@ pub struct WebhookRequest<'a> {
     pub body: &'a [u8],
     /// The path's token, for PSPs that sign nothing.
     pub token: Option<&'a str>,
+    /// The URL's query, undecoded; empty where there is none. For PSPs that say there what the call is about.
+    pub query: &'a str,
     /// What lay at [`Psp::certificate_url`], in PEM.
     pub certificate: Option<&'a [u8]>,
 }
