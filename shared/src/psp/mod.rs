@@ -8,6 +8,7 @@
 mod answer;
 mod ask;
 pub mod generic;
+pub mod gocardless;
 mod json;
 mod signature;
 pub mod standard_webhooks;
@@ -28,7 +29,7 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &gocardless::GoCardless, &standard_webhooks::StandardWebhooks];
 
 /// The adapter of a PSP id.
 #[must_use]
@@ -95,6 +96,12 @@ pub trait Psp: Send + Sync {
     /// # Errors
     /// It says nothing of ours ([`TranslateError::Ignored`]), or cannot be understood ([`TranslateError::Unintelligible`]).
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError>;
+
+    /// Whether the event tells that something happened, but not all that an order needs to know of it (how much): then its
+    /// payment is to be asked about, as if the webhook were a hint, beside what the event says. Never of an answer's event.
+    fn asks(&self, _event: &PaymentEvent) -> bool {
+        false
+    }
 
     /// A request that asks for a payment's state; `cursor` is what the previous answer's [`Answer::next`] said.
     ///
