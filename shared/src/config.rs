@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::clock::Timestamp;
 use crate::event::Mode;
 use crate::psp::standard_webhooks::Signer;
-use crate::psp::{self, Account, Api, Keys, generic};
+use crate::psp::{self, Account, Api, Keys, Proof, generic};
 use crate::queue::QueueSettings;
 use crate::secret::{Secret, SecretError, SecretSource};
 use crate::serve;
@@ -900,6 +900,10 @@ impl PspTable {
             },
             order_reference: self.order_reference.map(|path| path.split('.').map(str::to_owned).collect()),
         };
+        if scheme.is_some_and(|scheme| scheme.proof == Proof::Hint) && account.api.key.is_none() {
+            let problem = format!("is missing: webhooks of {} prove nothing, its API must be asked", self.id);
+            return Err(refuse("api_key", problem));
+        }
         if scheme.is_some_and(|scheme| scheme.token_in_path) {
             for secret in &account.keys.secrets {
                 let token = secret.expose();

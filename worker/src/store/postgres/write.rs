@@ -123,7 +123,7 @@ const INSERT_CHECKS: &str = "\
     ON CONFLICT DO NOTHING";
 
 /// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
-const ASK_ABOUT: &str = "\
+pub(super) const ASK_ABOUT: &str = "\
     INSERT INTO checks AS c (psp, account, payment_id, next_check_at, hint_seq)
     SELECT psp, account, payment_id, next_check_at, 1
     FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, next_check_at)

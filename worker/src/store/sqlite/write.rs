@@ -18,7 +18,7 @@ const INSERT_CHECK: &str =
     "INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
 
 /// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
-const ASK_ABOUT: &str = "\
+pub(super) const ASK_ABOUT: &str = "\
     INSERT INTO checks (psp, account, payment_id, next_check_at, hint_seq) VALUES (?1, ?2, ?3, ?4, 1)
     ON CONFLICT (psp, account, payment_id) DO UPDATE SET
         hint_seq = hint_seq + 1,
