@@ -11,9 +11,9 @@
 //! quarantines the body, and with it its neighbours: nothing of it is lost, and the payments' looks tell the same.
 //!
 //! **Events carry no amount.** They say that something happened to a payment: enough for its state, not for its money. So
-//! a webhook says `Captured` of no amount (the order stays pending), [`Psp::asks`] says that its payment is to be asked
-//! about, and the answer brings the figures. The same holds for refunds and chargebacks, of which an event says nothing
-//! that could be added up.
+//! a webhook says `Captured` of no amount (the order stays pending), [`Psp::hinted`] names its payment as one to ask about,
+//! and the answer brings the figures. The same holds for refunds and chargebacks, of which an event says nothing that
+//! could be added up.
 //!
 //! **An answer** is three: the payment (state, amount), its events, its refunds. What went back and forth stands in the
 //! events alone: a bank debit may fail after it was confirmed ("late failure"), be tried again and be confirmed again.
@@ -29,6 +29,7 @@
 //! **Uncertain**, and so stated here: the retry schedule (taken: 24 h; eight retries at growing intervals are said), the
 //! time-out (10 s, second hand), the source addresses (published, not at hand: none are listed).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -151,10 +152,14 @@ impl Psp for GoCardless {
         Ok(events)
     }
 
-    fn asks(&self, event: &PaymentEvent) -> bool {
-        let Fact::Payment(fact) = &event.fact else { return false };
-        // A failure may come after a confirmation, and then it takes money back.
-        !event.is_answer() && fact.captured.is_none() && matches!(fact.state, PaymentState::Captured | PaymentState::Failed)
+    /// The payments whose money moved, each once. Each event is read by itself: one that cannot be understood quarantines
+    /// the body, but its neighbours' payments are asked about all the same.
+    fn hinted(&self, envelope: &Envelope, account: &Account) -> Result<Vec<String>, TranslateError> {
+        let value = json::read(&envelope.body)?;
+        let told = Node::root(&value).array("events")?;
+        let events = told.iter().take(EVENTS_MAX).filter_map(|event| translate_event(event, account, Source::Webhook).ok());
+        let payments: BTreeSet<String> = events.filter(moves_money).map(|event| event.payment_id).collect();
+        Ok(payments.into_iter().collect())
     }
 
     fn status_request(&self, payment_id: &str, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
@@ -238,11 +243,7 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
         payment_id: id(&links, "payment", "PM")?,
         others: refund.map(|refund| Reference::new(ReferenceKind::Refund, refund)).into_iter().collect(),
         version: FactVersion::Time(at.millis()),
-        fact: Fact::Payment(PaymentFact {
-            capture_final: state == PaymentState::Captured,
-            failure,
-            ..PaymentFact::new(state)
-        }),
+        fact: Fact::Payment(PaymentFact { capture_final: state == PaymentState::Captured, failure, ..PaymentFact::new(state) }),
     };
     Ok(telling.event(account, source))
 }
@@ -260,6 +261,12 @@ fn state_told(resource: &str, action: &str) -> Option<PaymentState> {
         _ => return None,
     };
     Some(state)
+}
+
+/// Whether the event says that money came or went, and so not how much. A failure may come after a confirmation: then it
+/// takes money back.
+fn moves_money(event: &PaymentEvent) -> bool {
+    matches!(&event.fact, Fact::Payment(fact) if matches!(fact.state, PaymentState::Captured | PaymentState::Failed))
 }
 
 /// The cause is one of a documented set; the description is GoCardless's, about the cause.
@@ -516,4 +523,440 @@ fn after_id(id: Option<&str>) -> String {
 fn get(account: &Account, path_and_query: &str) -> Result<Request<Bytes>, AskError> {
     let host = if account.mode == Mode::Live { LIVE_API } else { TEST_API };
     ask::finish(ask::get(account, host, path_and_query, ask::bearer(account)?).header("gocardless-version", API_VERSION))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{self, NOW_S, Specimen, account, envelope};
+    use super::*;
+    use crate::event::EventKey;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &GoCardless,
+            scheme: "gocardless-hex",
+            secret: SECRET,
+            other_secret: "gc-wh-secret-Test-Other",
+            settings: |_| {},
+            sign: |secret, _, body| (tests::headers([(SIGNATURE, mac(secret, body))]), body.to_vec()),
+            body: br#"{"events":[],"meta":{"webhook_id":"WB001"}}"#,
+            event_type: None,
+            timed: false,
+            any_body: true,
+            unsigned_headers: &[],
+        }
+    }
+
+    const SECRET: &str = "gc-wh-secret-Test-8hJk2";
+    const BODY: &[u8] = br#"{"events":[]}"#;
+
+    fn mac(secret: &str, body: &[u8]) -> String {
+        hex::encode(signature::hmac_sha256(secret.as_bytes(), &[body]))
+    }
+
+    #[test]
+    fn the_header_has_one_grammar() {
+        let verify = |signature: &str| {
+            let headers = tests::headers([(SIGNATURE, signature.to_owned())]);
+            tests::verify(&GoCardless, &[SECRET], &headers, BODY).map_or_else(|rejection| rejection.reason(), |_| "accepted")
+        };
+        let good = mac(SECRET, BODY);
+        assert_eq!(verify(&good), "accepted");
+        for bad in [
+            good.to_uppercase(),
+            format!("{good}garbage"),
+            format!("{good}00"),
+            format!("{good} "),
+            format!(" {good}"),
+            format!("sha256={good}"),
+            good[..62].to_owned(),
+        ] {
+            assert_eq!(verify(&bad), "malformed_header", "{bad}");
+        }
+        assert_eq!(verify(&"0".repeat(64)), "signature_mismatch");
+    }
+
+    #[test]
+    fn a_refusal_is_498_and_an_acknowledgement_has_no_body() {
+        assert_eq!(GoCardless.rejection_status().as_u16(), 498);
+        assert_eq!(GoCardless.acknowledgement().status, StatusCode::NO_CONTENT);
+    }
+
+    fn event(number: usize, resource: &str, action: &str, payment: &str) -> serde_json::Value {
+        json!({"id": format!("EV{number:03}"), "created_at": "2026-09-21T13:33:10.123Z", "resource_type": resource,
+            "action": action, "links": {"payment": payment, "refund": "RF1"}})
+    }
+
+    fn body(events: &[serde_json::Value]) -> Vec<u8> {
+        json!({"events": events, "meta": {"webhook_id": "WB1"}}).to_string().into_bytes()
+    }
+
+    fn translate(events: &[serde_json::Value]) -> Result<Vec<PaymentEvent>, TranslateError> {
+        GoCardless.translate(&envelope(&GoCardless, &body(events)), &account(&GoCardless, &[SECRET]))
+    }
+
+    fn hinted(events: &[serde_json::Value]) -> Vec<String> {
+        GoCardless.hinted(&envelope(&GoCardless, &body(events)), &account(&GoCardless, &[SECRET])).unwrap()
+    }
+
+    #[test]
+    fn a_batch_is_as_many_events_as_it_carries() {
+        let full: Vec<_> = (0..EVENTS_MAX).map(|number| event(number, PAYMENTS, "confirmed", &format!("PM{number}"))).collect();
+        let translated = translate(&full).unwrap();
+        assert_eq!(translated.len(), EVENTS_MAX);
+        assert_eq!(hinted(&full).len(), EVENTS_MAX);
+        assert_eq!(translated[249].key.event_id, "EV249");
+        let over = [full.clone(), vec![event(999, PAYMENTS, "confirmed", "PM1")]].concat();
+        assert!(matches!(translate(&over), Err(TranslateError::Unintelligible { .. })));
+        let twice = [full[0].clone(), full[0].clone()];
+        assert!(matches!(translate(&twice), Err(TranslateError::Unintelligible { reason: "an event that is there twice", .. })));
+    }
+
+    #[test]
+    fn what_is_none_of_our_business_hides_nothing_beside_it() {
+        let mandate = event(1, "mandates", "cancelled", "PM1");
+        let surcharge = event(2, PAYMENTS, "surcharge_fee_debited", "PM1");
+        assert!(matches!(translate(&[mandate.clone(), surcharge.clone()]), Err(TranslateError::Ignored(_))));
+        assert!(matches!(translate(&[]), Err(TranslateError::Ignored(_))));
+        let events = translate(&[mandate, surcharge, event(3, PAYMENTS, "submitted", "PM1")]).unwrap();
+        assert_eq!(events.len(), 1);
+    }
+
+    #[test]
+    fn what_moves_money_is_asked_about_once_a_payment() {
+        let asked = |resource: &str, action: &str| hinted(&[event(1, resource, action, "PM1")]).len();
+        for (resource, action, asks) in [
+            (PAYMENTS, "created", 0),
+            (PAYMENTS, "submitted", 0),
+            (PAYMENTS, "resubmission_requested", 0),
+            (PAYMENTS, "cancelled", 0),
+            (PAYMENTS, "confirmed", 1),
+            (PAYMENTS, "paid_out", 1),
+            (PAYMENTS, "failed", 1),
+            (PAYMENTS, "late_failure_settled", 1),
+            (PAYMENTS, "charged_back", 1),
+            (PAYMENTS, "chargeback_cancelled", 1),
+            (PAYMENTS, "chargeback_settled", 1),
+            (PAYMENTS, "surcharge_fee_debited", 0),
+            (REFUNDS, "created", 1),
+            (REFUNDS, "paid", 1),
+            (REFUNDS, "failed", 1),
+            (REFUNDS, "funds_returned", 1),
+            ("payouts", "paid", 0),
+        ] {
+            assert_eq!(asked(resource, action), asks, "{resource}.{action}");
+        }
+        let both = [event(1, PAYMENTS, "confirmed", "PM1"), event(2, PAYMENTS, "paid_out", "PM1")];
+        assert_eq!(hinted(&both), ["PM1"]);
+    }
+
+    #[test]
+    fn one_that_is_not_understood_keeps_no_neighbour_from_being_asked_about() {
+        let mut broken = event(1, PAYMENTS, "confirmed", "PM1");
+        broken["created_at"] = json!("yesterday");
+        let batch = [broken, event(2, PAYMENTS, "confirmed", "PM2")];
+        assert!(matches!(translate(&batch), Err(TranslateError::Unintelligible { .. })));
+        assert_eq!(hinted(&batch), ["PM2"]);
+    }
+
+    #[test]
+    fn nothing_but_an_id_becomes_one() {
+        for (place, bad) in [
+            ("/id", json!("poll:EV1")),
+            ("/id", json!("EV")),
+            ("/links/payment", json!("PM1/../x")),
+            ("/links/payment", json!("MD1")),
+            ("/links/refund", json!("")),
+        ] {
+            let mut odd = event(1, REFUNDS, "paid", "PM1");
+            *odd.pointer_mut(place).unwrap() = bad;
+            assert!(matches!(translate(&[odd.clone()]), Err(TranslateError::Unintelligible { .. })), "{odd}");
+        }
+        let mut of_mandate = event(1, REFUNDS, "paid", "PM1");
+        of_mandate["links"] = json!({"refund": "RF1", "mandate": "MD1"});
+        assert!(matches!(translate(&[of_mandate]), Err(TranslateError::Ignored(_))));
+    }
+
+    #[test]
+    fn the_order_stands_in_the_metadata_of_the_payment() {
+        let mut told = event(1, PAYMENTS, "confirmed", "PM1");
+        told["resource_metadata"] = json!({"order_id": "A", "shop_ref": "B"});
+        told["metadata"] = json!({"order_id": "not this", "shop_ref": "nor this"});
+        let payment = json!({PAYMENTS: {"id": "PM1", "status": "confirmed", "amount": 1, "currency": "EUR",
+            "reference": "C", "metadata": {"order_id": "A", "shop_ref": "B"}}});
+        for (path, in_event, in_answer) in [
+            (None, Some("A"), Some("A")),
+            (Some("metadata.shop_ref"), Some("B"), Some("B")),
+            (Some("reference"), None, Some("C")),
+            (Some("nowhere"), None, None),
+        ] {
+            let path = path.map(|path| path.split('.').map(str::to_owned).collect());
+            let account = Account { order_reference: path, ..account(&GoCardless, &[SECRET]) };
+            let order = |event: &PaymentEvent| {
+                let order = event.references.iter().find(|reference| reference.kind == ReferenceKind::Order);
+                order.map(|reference| reference.value.clone())
+            };
+            let events = GoCardless.translate(&envelope(&GoCardless, &body(&[told.clone()])), &account).unwrap();
+            assert_eq!(order(&events[0]).as_deref(), in_event);
+            let answer = GoCardless.read_status(&asked(None), &response(payment.to_string().as_bytes()), &account).unwrap();
+            assert_eq!(order(&answer.events[0]).as_deref(), in_answer);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ questions
+
+    #[test]
+    fn questions_are_asked_as_gocardless_reads_them() {
+        let mut account = account(&GoCardless, &[SECRET]);
+        let asked = |request: Result<Request<Bytes>, AskError>| request.unwrap().uri().to_string();
+        let status = |cursor| asked(GoCardless.status_request("PM1", cursor, &account));
+        assert_eq!(status(None), "https://api-sandbox.gocardless.com/payments/PM1");
+        assert_eq!(
+            status(Some("events:4999:EUR:open")),
+            "https://api-sandbox.gocardless.com/events?resource_type=payments&payment=PM1&limit=500"
+        );
+        assert_eq!(status(Some("refunds")), "https://api-sandbox.gocardless.com/refunds?payment=PM1&limit=500");
+        assert_eq!(status(Some("refunds:RF9")), "https://api-sandbox.gocardless.com/refunds?payment=PM1&limit=500&after=RF9");
+        let since = Timestamp::from_millis(1_789_999_999_999);
+        assert_eq!(
+            asked(GoCardless.events_request(since, Some("refunds:EV9"), &account)),
+            "https://api-sandbox.gocardless.com/events?resource_type=refunds&created_at[gte]=2026-09-21T14:13:19.999Z&limit=500\
+             &after=EV9"
+        );
+        assert_eq!(GoCardless.endpoints_request(None, &account).unwrap_err(), AskError::Unsupported);
+
+        account.mode = Mode::Live;
+        let request = GoCardless.status_request("PM1", None, &account).unwrap();
+        assert_eq!(request.uri(), "https://api.gocardless.com/payments/PM1");
+        assert_eq!(request.headers()["gocardless-version"], "2015-07-06");
+        assert_eq!(request.headers()["authorization"], "Bearer sk_test_invented");
+        account.api.key = None;
+        assert_eq!(GoCardless.status_request("PM1", None, &account).unwrap_err(), AskError::Missing("api_key"));
+    }
+
+    #[test]
+    fn nothing_but_an_id_enters_a_url() {
+        let account = account(&GoCardless, &[SECRET]);
+        for id in ["", "PM", "RF1", "PM1/../x", "PM1?x", "PM1%2e", "PMé", "PM1 ", &format!("PM{}", "1".repeat(254))] {
+            assert_eq!(GoCardless.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
+        }
+        for cursor in [
+            "",
+            "payments",
+            "events",
+            "events:1:EUR",
+            "events:-1:EUR:open",
+            "events:+1:EUR:open",
+            "events::EUR:open",
+            "events:1:EURO:open",
+            "events:1:EUR:else",
+            "events:99999999999999999999:EUR:open",
+            "refunds:",
+            "refunds:EV1",
+            "refunds:RF1&x=y",
+        ] {
+            assert_eq!(
+                GoCardless.status_request("PM1", Some(cursor), &account).unwrap_err(),
+                AskError::MalformedId(cursor.to_owned())
+            );
+        }
+        for cursor in ["", "payments", "payments:", "payments:RF1", "refunds:", "mandates:EV1", "refunds:EV1&x"] {
+            assert!(GoCardless.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        }
+    }
+
+    // -------------------------------------------------------------------------------------------------- answers
+
+    const ANSWERED: &str = "Mon, 21 Sep 2026 14:13:25 GMT";
+
+    fn response(body: &[u8]) -> Response<Bytes> {
+        Response::builder().header("date", ANSWERED).body(Bytes::copy_from_slice(body)).unwrap()
+    }
+
+    fn asked(cursor: Option<&str>) -> Asked<'_> {
+        Asked { payment_id: "PM1", cursor, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" }
+    }
+
+    fn read_status(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
+        GoCardless.read_status(&asked(cursor), &response(body), &account(&GoCardless, &[SECRET]))
+    }
+
+    #[test]
+    fn answers_read_as_recorded() {
+        let payment = read_status(None, include_bytes!("fixtures/gocardless/answers/payment.json")).unwrap();
+        let cursor = payment.next.clone().unwrap();
+        assert_eq!(cursor, "events:4999:EUR:charged_back");
+        let events = read_status(Some(&cursor), include_bytes!("fixtures/gocardless/answers/events.json")).unwrap();
+        let refunds = read_status(Some("refunds"), include_bytes!("fixtures/gocardless/answers/refunds.json")).unwrap();
+        for (name, answer, next) in
+            [("payment", payment, Some(&*cursor)), ("events", events, Some("refunds")), ("refunds", refunds, None)]
+        {
+            assert_eq!(answer.next.as_deref(), next, "{name}");
+            let keys: BTreeSet<&EventKey> = answer.events.iter().map(|event| &event.key).collect();
+            assert_eq!(keys.len(), answer.events.len(), "{name}: each event has a key of its own");
+            insta::assert_json_snapshot!(format!("gocardless-answer-{name}"), answer.events);
+        }
+    }
+
+    #[test]
+    fn a_status_is_a_state_and_an_unknown_one_is_pending() {
+        for (status, state, phase) in [
+            ("pending_customer_approval", PaymentState::Pending, "open"),
+            ("pending_submission", PaymentState::Pending, "open"),
+            ("submitted", PaymentState::Pending, "open"),
+            ("confirmed", PaymentState::Captured, "collected"),
+            ("paid_out", PaymentState::Captured, "collected"),
+            ("cancelled", PaymentState::Canceled, "open"),
+            ("customer_approval_denied", PaymentState::Canceled, "open"),
+            ("failed", PaymentState::Failed, "collected"),
+            ("charged_back", PaymentState::Captured, "charged_back"),
+            ("dreaming", PaymentState::Pending, "open"),
+        ] {
+            let payment = json!({PAYMENTS: {"id": "PM1", "status": status, "amount": 4999, "currency": "EUR"}});
+            let answer = read_status(None, payment.to_string().as_bytes()).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            assert_eq!((fact.state, answer.next), (state, Some(format!("events:4999:EUR:{phase}"))), "{status}");
+            assert_eq!(fact.captured.map(|money| money.minor), (state == PaymentState::Captured).then_some(4999), "{status}");
+            assert_eq!(answer.events[0].version, FactVersion::Time(1_790_000_005_000), "the answer's own time");
+        }
+    }
+
+    fn events_page(told: &[(usize, &str)], after: Option<&str>) -> Vec<u8> {
+        let event = |(number, action): &(usize, &str)| {
+            json!({"id": format!("EV{number}"), "created_at": format!("2026-09-{number:02}T09:00:00.000Z"), "action": action,
+                "resource_type": PAYMENTS, "links": {"payment": "PM1"}})
+        };
+        let events: Vec<_> = told.iter().rev().map(event).collect();
+        json!({"events": events, "meta": {"cursors": {"before": null, "after": after}, "limit": 500}}).to_string().into_bytes()
+    }
+
+    /// Captures and disputes that the payment's events tell, each with its day.
+    fn history(told: &[(usize, &str)], phase: &str) -> Vec<String> {
+        let answer = read_status(Some(&format!("events:4999:EUR:{phase}")), &events_page(told, None)).unwrap();
+        let shown = answer.events.iter().filter_map(|event| match &event.fact {
+            Fact::Capture { id, state, .. } => Some(format!("{} {id} {state:?}", event.occurred_at.to_string().split_at(10).0)),
+            Fact::Dispute { id, state, .. } => Some(format!("{} {id} {state:?}", event.occurred_at.to_string().split_at(10).0)),
+            _ => None,
+        });
+        shown.collect()
+    }
+
+    #[test]
+    fn a_late_failure_takes_back_what_was_confirmed_and_a_retry_brings_it_again() {
+        assert_eq!(history(&[(1, "created"), (2, "submitted"), (5, "confirmed"), (8, "paid_out")], "collected"), [""; 0]);
+        assert_eq!(
+            history(&[(2, "submitted"), (3, "failed"), (4, "resubmission_requested"), (9, "confirmed")], "collected"),
+            [""; 0]
+        );
+        let mut told = vec![(5, "confirmed"), (6, "paid_out"), (9, "failed"), (10, "late_failure_settled")];
+        assert_eq!(history(&told, "collected"), ["2026-09-09 EV5 Failed"]);
+        told.extend([(11, "resubmission_requested"), (15, "confirmed")]);
+        assert_eq!(history(&told, "collected"), ["2026-09-09 EV5 Failed", "2026-09-15 EV15 Succeeded"]);
+        told.push((20, "failed"));
+        assert_eq!(history(&told, "collected"), ["2026-09-09 EV5 Failed", "2026-09-15 EV15 Succeeded", "2026-09-20 EV15 Failed"]);
+    }
+
+    #[test]
+    fn a_chargeback_goes_as_its_events_say_and_stands_without_them() {
+        let mut told = vec![(5, "confirmed"), (9, "charged_back")];
+        assert_eq!(history(&told, "charged_back"), ["2026-09-09 PM1 Open"]);
+        told.push((12, "chargeback_cancelled"));
+        assert_eq!(history(&told, "collected"), ["2026-09-09 PM1 Open", "2026-09-12 PM1 Won"]);
+        told.push((15, "chargeback_settled"));
+        assert_eq!(history(&told, "charged_back").last().unwrap(), "2026-09-15 PM1 Lost");
+        assert_eq!(history(&[(5, "confirmed")], "charged_back"), ["2026-09-21 PM1 Lost"]);
+    }
+
+    #[test]
+    fn only_what_was_collected_has_refunds_to_look_for() {
+        let next = |phase: &str| read_status(Some(&format!("events:1:EUR:{phase}")), &events_page(&[], None)).unwrap().next;
+        assert_eq!(next("open"), None);
+        assert_eq!(next("collected").as_deref(), Some("refunds"));
+        assert_eq!(next("charged_back").as_deref(), Some("refunds"));
+    }
+
+    #[test]
+    fn a_refund_is_as_its_status_says_and_an_unknown_one_is_pending() {
+        for (status, state) in [
+            ("created", RefundState::Pending),
+            ("pending_submission", RefundState::Pending),
+            ("submitted", RefundState::Pending),
+            ("paid", RefundState::Succeeded),
+            ("cancelled", RefundState::Failed),
+            ("bounced", RefundState::Failed),
+            ("funds_returned", RefundState::Failed),
+            ("dreaming", RefundState::Pending),
+        ] {
+            let page = json!({REFUNDS: [{"id": "RF1", "status": status, "amount": 500, "currency": "EUR", "links": {"payment": "PM1"}}],
+                "meta": {"cursors": {}}});
+            let answer = read_status(Some("refunds"), page.to_string().as_bytes()).unwrap();
+            assert!(matches!(&answer.events[0].fact, Fact::Refund { state: told, .. } if *told == state), "{status}");
+        }
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_no_answer() {
+        let refund = |id: &str, payment: &str| json!({"id": id, "status": "paid", "amount": 1, "currency": "EUR", "links": {"payment": payment}});
+        let page = |refunds: serde_json::Value, after: serde_json::Value| json!({REFUNDS: refunds, "meta": {"cursors": {"after": after}}});
+        for (cursor, body) in [
+            (None, json!({PAYMENTS: {"id": "PM2", "status": "confirmed", "amount": 1, "currency": "EUR"}})),
+            (None, json!({PAYMENTS: {"id": "PM1", "status": "confirmed", "amount": -1, "currency": "EUR"}})),
+            (None, json!({PAYMENTS: {"id": "PM1", "status": "confirmed", "amount": 1.5, "currency": "EUR"}})),
+            (None, json!({PAYMENTS: []})),
+            (Some("charges"), json!({})),
+            (Some("refunds"), page(json!([refund("RF1", "PM2")]), json!(null))),
+            (Some("refunds"), page(json!([]), json!("RF1"))),
+            (Some("refunds"), page(json!([refund("RF1", "PM1")]), json!("RF2"))),
+            (Some("refunds:RF1"), page(json!([refund("RF1", "PM1")]), json!("RF1"))),
+            (Some("refunds"), page(json!([refund("EV1", "PM1")]), json!(null))),
+            (Some("refunds"), page(json!(vec![refund("RF1", "PM1"); PAGE + 1]), json!(null))),
+            (Some("refunds"), json!({REFUNDS: [refund("RF1", "PM1")]})),
+            (Some("events:1:EUR:open"), json!({"events": [event(1, PAYMENTS, "confirmed", "PM2")], "meta": {"cursors": {}}})),
+        ] {
+            let answer = read_status(cursor, body.to_string().as_bytes());
+            assert!(matches!(answer, Err(ReadError::Unintelligible(_))), "{cursor:?} {body}: {answer:?}");
+        }
+        assert!(matches!(read_status(None, b"<html>"), Err(ReadError::Unintelligible(_))));
+    }
+
+    #[test]
+    fn the_list_of_events_is_followed_through_payments_and_refunds() {
+        let account = account(&GoCardless, &[SECRET]);
+        let read = |cursor, body: &[u8]| GoCardless.read_events(&asked(cursor), &response(body), &account);
+        let first = read(None, &events_page(&[(1, "submitted"), (2, "confirmed")], Some("EV1"))).unwrap();
+        assert_eq!((first.events.len(), first.next.as_deref()), (2, Some("payments:EV1")));
+        let last = read(Some("payments:EV1"), &events_page(&[(3, "surcharge_fee_debited")], None)).unwrap();
+        assert_eq!((last.events.len(), last.next.as_deref()), (0, Some("refunds")));
+        let refunds = read(Some("refunds"), &body_of_list(&[event(7, REFUNDS, "paid", "PM1")])).unwrap();
+        assert_eq!((refunds.events.len(), refunds.next.as_deref()), (1, None));
+        for (cursor, page) in [
+            (Some("payments:EV1"), events_page(&[(1, "confirmed")], Some("EV1"))),
+            (None, events_page(&[], Some("EV1"))),
+            (None, events_page(&[(1, "confirmed")], Some("EV9"))),
+        ] {
+            assert!(matches!(read(cursor, &page), Err(ReadError::Unintelligible(_))), "{cursor:?}");
+        }
+    }
+
+    fn body_of_list(events: &[serde_json::Value]) -> Vec<u8> {
+        json!({"events": events, "meta": {"cursors": {"before": null, "after": null}}}).to_string().into_bytes()
+    }
+
+    #[test]
+    fn listed_events_are_the_webhooks_events() {
+        let account = account(&GoCardless, &[SECRET]);
+        let mut broken = event(2, PAYMENTS, "confirmed", "PM1");
+        broken["created_at"] = json!("yesterday");
+        let told = event(1, PAYMENTS, "failed", "PM1");
+        let listed = body_of_list(&[told.clone(), broken]);
+        let answer = GoCardless.read_events(&asked(None), &response(&listed), &account).unwrap();
+        let sent = &translate(&[told]).unwrap()[0];
+        let listed = &answer.events[0];
+        assert_eq!((&sent.key, sent.facts_sha256()), (&listed.key, listed.facts_sha256()));
+        assert_eq!((sent.source, listed.source), (Source::Webhook, Source::Reconciliation));
+        assert_eq!(answer.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
+        assert_eq!(answer.unread[0].event_id, "EV002");
+    }
 }

@@ -98,12 +98,6 @@ pub trait Psp: Send + Sync {
     /// It says nothing of ours ([`TranslateError::Ignored`]), or cannot be understood ([`TranslateError::Unintelligible`]).
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError>;
 
-    /// Whether the event tells that something happened, but not all that an order needs to know of it (how much): then its
-    /// payment is to be asked about, as if the webhook were a hint, beside what the event says. Never of an answer's event.
-    fn asks(&self, _event: &PaymentEvent) -> bool {
-        false
-    }
-
     /// A request that asks for a payment's state; `cursor` is what the previous answer's [`Answer::next`] said.
     ///
     /// # Errors
