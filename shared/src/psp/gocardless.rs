@@ -233,7 +233,8 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
     }
     let at = telling::time(event, "created_at")?;
     let refund = links.optional("refund").map(|_| id(&links, "refund", "RF")).transpose()?;
-    let failure = (state == PaymentState::Failed).then(|| failure(event));
+    // Only this one says why; `late_failure_settled` is about a payout.
+    let failure = (action == "failed").then(|| failure(event));
     let telling = Telling {
         event_id: id(event, "id", "EV")?.to_owned(),
         event_type: &event_type,

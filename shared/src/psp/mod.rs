@@ -7,6 +7,7 @@
 
 mod answer;
 mod ask;
+pub mod braintree;
 pub mod generic;
 pub mod gocardless;
 mod json;
@@ -16,6 +17,7 @@ pub mod stripe;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod xml;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +31,7 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &gocardless::GoCardless, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &gocardless::GoCardless, &braintree::Braintree, &standard_webhooks::StandardWebhooks];
 
 /// The adapter of a PSP id.
 #[must_use]
