@@ -231,6 +231,11 @@ pub(super) fn literal_at<'a>(bytes: &'a [u8], path: &[&str]) -> Option<&'a str> 
     Some(raw.get())
 }
 
+/// The pointer to the end of a path of keys.
+pub(super) fn pointer_to(path: &[&str]) -> String {
+    path.iter().fold(String::new(), |pointer, key| child_pointer(&pointer, key))
+}
+
 /// `parent/key`, with the key escaped; cut where it would be longer than what is reported.
 fn child_pointer(parent: &str, key: &str) -> String {
     let mut pointer = format!("{parent}/{}", key.replace('~', "~0").replace('/', "~1"));

@@ -7,7 +7,9 @@
 
 mod answer;
 mod ask;
+pub mod braintree;
 pub mod generic;
+pub mod gocardless;
 mod json;
 pub mod klarna;
 pub mod mollie;
@@ -17,6 +19,8 @@ pub mod stripe;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod xml;
+mod xml;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +34,14 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &mollie::Mollie, &klarna::Klarna, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Psp] = &[
+    &stripe::Stripe,
+    &mollie::Mollie,
+    &gocardless::GoCardless,
+    &braintree::Braintree,
+    &klarna::Klarna,
+    &standard_webhooks::StandardWebhooks,
+];
 
 /// The adapter of a PSP id.
 #[must_use]

@@ -49,6 +49,7 @@ fn specimens() -> Vec<Specimen> {
         super::stripe::tests::specimen(),
         super::mollie::tests::specimen(),
         super::mollie::tests::classic_specimen(),
+        super::gocardless::tests::specimen(),
         super::klarna::tests::specimen(),
         super::standard_webhooks::tests::specimen(),
     ]

@@ -1,0 +1,792 @@
+//! Braintree: transactions, refunds, partial settlements, disputes, local payments.
+//!
+//! Sources: developer.paypal.com/braintree/docs, and what its SDKs do (braintree 4.48 for Python, 3.40 for Node).
+//!
+//! **Form.** `bt_signature=…&bt_payload=…`, form-encoded; the payload is XML in base64 with newlines. The scheme signs the
+//! *decoded* payload text, so the form is the one thing that is parsed before the signature holds, and strictly: every byte
+//! is visible ASCII or a whole `%XX`, `+` is a space (so that a payload in which plus signs were not encoded is refused as
+//! one that has spaces), neither field is there twice, and what is no base64 or newline is refused, as the SDKs refuse it.
+//!
+//! **Signature.** `<public key>|<40 lowercase hex>`, several joined by `&`, of which ours is the one with our public key (a
+//! pair per key of the merchant account, so that keys rotate one by one). HMAC-SHA1; the key is the SHA-1 of the private
+//! key's text; over the payload text with its newlines. As the SDKs do, a payload whose last newline was lost on the way is
+//! accepted under the signature that has it. The time in it is not judged: the SDKs do not, and retries repeat it.
+//!
+//! **Challenge.** `GET ?bt_challenge=<20 to 32 lowercase hex>` is answered `<public key>|<the challenge signed>`, by the same
+//! key. So anyone can have such a text signed; a payload that is one is refused. (Whether Braintree still asks is uncertain;
+//! answering costs nothing.)
+//!
+//! **Keys of events.** A notification has no id: (kind, subject's id, timestamp).
+//!
+//! **Payments** are sales, by the transaction's id. A credit is a refund of the transaction that it names; a partial settlement
+//! is a transaction of its own that names the one that was authorised: a capture of it. Amounts are decimal strings.
+//!
+//! **A settlement that was declined** ends the transaction. If it had been authorised (its status history says so), that
+//! authorisation is spent, which only "canceled" says against an authorisation that is known; else it is a failed attempt. The
+//! failure's code and text are there in both.
+//!
+//! **Notifications say little**: an ordinary card's authorisation has none, `transaction_disbursed` may have no currency and
+//! then says "captured" of no amount, `local_payment_completed` is as its transaction's status says (the money is not there
+//! while that is `authorizing`), `local_payment_reversed` names no transaction: the local payment is given up. Where the
+//! transaction itself would say more, [`Psp::hinted`] names it.
+//!
+//! **Versions** are the timestamp of a notification, an object's `updated-at` in an answer, else the answer's `Date`.
+//!
+//! **API** (as the SDKs speak it): XML, `Basic <public key>:<private key>`, with the path of the merchant (`merchant_id`); the
+//! private key is `api_key`, or else the first of `secrets`, which is the same key. The sweep searches transactions by the
+//! times at which they were made, settled, voided, lapsed or disputed.
+//!
+//! **Uncertain**: the time-out (30 s, second hand) and the retries (hourly for 24 h, second hand).
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response};
+use sha1::{Digest as _, Sha1};
+use subtle::ConstantTimeEq as _;
+
+use super::json::Problem;
+use super::signature::{self, SIGNATURES_MAX};
+use super::telling::{self, Telling};
+use super::xml::{self, Element};
+use super::{
+    Abilities, Account, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
+    TranslateError, Unread, Verified, WebhookRequest, answer, ask,
+};
+use crate::clock::Timestamp;
+use crate::envelope::Envelope;
+use crate::event::{
+    CaptureState, DisputeState, Fact, FactVersion, Failure, Mode, PaymentEvent, PaymentFact, PaymentState, Reference,
+    ReferenceKind, RefundState, Source,
+};
+use crate::money::Money;
+use crate::secret::Secret;
+
+/// The adapter.
+pub struct Braintree;
+
+const LIVE_API: &str = "https://api.braintreegateway.com";
+const TEST_API: &str = "https://api.sandbox.braintreegateway.com";
+/// What the SDKs send.
+const API_VERSION: &str = "6";
+const XML: HeaderValue = HeaderValue::from_static("application/xml");
+
+/// Fields of a form; Braintree sends two.
+const FIELDS_MAX: usize = 8;
+/// The longest of Braintree's ids that is taken, in bytes; they have up to 36. A key of an event holds one and a kind.
+const ID_BYTES_MAX: usize = 100;
+/// Transactions in one page of a search, as the SDKs ask for them.
+const PAGE: usize = 50;
+/// Refunds and partial settlements of one transaction that are looked at: as many pages as a look may have.
+const RELATED_MAX: usize = 400;
+/// Transactions that one step of the sweep may find; of more, a shorter time must be asked for.
+const SWEPT_MAX: usize = 10_000;
+/// The times by which the sweep searches. No search knows when a transaction was last changed.
+const SWEPT_BY: [&str; 5] = ["created_at", "settled_at", "voided_at", "authorization_expired_at", "dispute_date"];
+
+static PROFILE: Profile = Profile {
+    name: "Braintree",
+    translate_headers: &[],
+    timeout: Duration::from_secs(30),
+    // In production; the sandbox gives up after three hours.
+    retry_window: Duration::from_hours(24),
+    usual_delay: Duration::from_mins(1),
+    mapping_version: 1,
+    schemes: &[Scheme::signed("braintree-form")],
+    can: Abilities { payment_status: true, event_list: true, endpoint_list: false },
+    sources: &[],
+};
+
+impl Psp for Braintree {
+    fn id(&self) -> &'static str {
+        "braintree"
+    }
+
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
+    }
+
+    fn check(&self, account: &Account) -> Result<(), SettingError> {
+        telling::check_secrets(account)?;
+        let refuse = |setting, problem: &str| Err(SettingError { setting, problem: problem.to_owned() });
+        match &account.keys.public_key {
+            None => return refuse("public_key", "is missing: a notification is signed once for each key, and this names ours"),
+            Some(key) if !is_id(key) => return refuse("public_key", "is no public key of Braintree"),
+            Some(_) => {}
+        }
+        match &account.api.merchant_id {
+            None if account.api.key.is_some() => return refuse("merchant_id", "is missing: the API's paths have it"),
+            Some(id) if !is_id(id) => return refuse("merchant_id", "is no id of Braintree"),
+            _ => {}
+        }
+        ask::check(account)
+    }
+
+    fn verify(&self, request: &WebhookRequest<'_>, keys: &Keys, now: Timestamp) -> Result<Verified, Rejection> {
+        if request.body.is_empty() {
+            return Err(Rejection::EmptyBody);
+        }
+        let public_key = keys.public_key.as_deref().ok_or(Rejection::Setting("public_key"))?;
+        let form = Form::read(request.body)?;
+        let offered = form.signature_of(public_key)?;
+        let payload = form.payload.as_bytes();
+        let secret_name = signature::matching_secret(keys, now, |secret| {
+            let key = signing_key(secret);
+            let whole = signature::hmac_sha1(&key, &[payload]).ct_eq(&offered);
+            whole | signature::hmac_sha1(&key, &[payload, b"\n"]).ct_eq(&offered)
+        })?;
+        Ok(Verified {
+            webhook_id: signature::body_id(request.body),
+            event_type: form.kind(),
+            subject: None,
+            secret_name,
+            proof: Proof::Proven,
+            content_type: signature::content_type(request.headers),
+            headers: Vec::new(),
+        })
+    }
+
+    fn challenge(&self, query: &str, keys: &Keys) -> Option<String> {
+        let mut asked = query.split('&').filter_map(|field| field.strip_prefix("bt_challenge="));
+        let challenge = asked.next().filter(|challenge| is_challenge(challenge))?;
+        if asked.next().is_some() {
+            return None;
+        }
+        let mac = signature::hmac_sha1(&signing_key(keys.secrets.first()?), &[challenge.as_bytes()]);
+        Some(format!("{}|{}", keys.public_key.as_deref()?, hex::encode(mac)))
+    }
+
+    fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
+        let xml = Form::read(&envelope.body).ok().and_then(|form| form.xml());
+        let xml = xml.ok_or_else(|| Problem { reason: "not base64", pointer: String::new() })?;
+        let document = xml::read(&xml)?;
+        translate_notification(&Element::root(&document, "notification")?, account).map(|event| vec![event])
+    }
+
+    fn hinted(&self, envelope: &Envelope, account: &Account) -> Result<Vec<String>, TranslateError> {
+        let says_too_little = |event: &PaymentEvent| match &event.fact {
+            // A declined settlement that does not say what went before.
+            Fact::Payment(fact) if fact.state == PaymentState::Failed => true,
+            Fact::Payment(fact) => fact.state == PaymentState::Captured && fact.captured.is_none(),
+            _ => false,
+        };
+        let events = self.translate(envelope, account)?;
+        Ok(events.into_iter().filter(says_too_little).map(|event| event.payment_id).collect())
+    }
+
+    fn status_request(&self, payment_id: &str, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        if !is_id(payment_id) {
+            return Err(AskError::MalformedId(payment_id.to_owned()));
+        }
+        match StatusStep::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))? {
+            StatusStep::Payment => ask(account, &format!("/transactions/{payment_id}"), None),
+            StatusStep::Related { ids } => search_by_ids(account, &ids),
+        }
+    }
+
+    fn read_status(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+        let step = StatusStep::of(asked.cursor).ok_or_else(|| ReadError::Unintelligible("an unknown cursor".to_owned()))?;
+        let document = xml::read(answer::body(response, Some(asked.at))?)?;
+        let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at), about: "" };
+        match step {
+            StatusStep::Payment => look.payment(&Element::root(&document, "transaction")?),
+            StatusStep::Related { ids } => look.related(&Element::root(&document, "credit_card_transactions")?, &ids),
+        }
+    }
+
+    /// Transactions found by each of [`SWEPT_BY`] in turn: first their ids, then themselves, page by page.
+    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        match SweepStep::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))? {
+            SweepStep { by, ids: None } => {
+                let since = Timestamp::from_seconds(since.seconds().max(0));
+                let name = SWEPT_BY[by];
+                let criterion = format!("<{name}><min type=\"datetime\">{since}</min></{name}>");
+                ask(account, "/transactions/advanced_search_ids", Some(format!("<search>{criterion}</search>")))
+            }
+            SweepStep { ids: Some(ids), .. } => search_by_ids(account, &ids),
+        }
+    }
+
+    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+        let step = SweepStep::of(asked.cursor).ok_or_else(|| ReadError::Unintelligible("an unknown cursor".to_owned()))?;
+        let document = xml::read(answer::body(response, Some(asked.at))?)?;
+        let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at), about: SWEPT_BY[step.by] };
+        match step.ids {
+            None => found_ids(&Element::root(&document, "search_results")?, step.by),
+            Some(ids) => look.swept(&Element::root(&document, "credit_card_transactions")?, step.by, &ids),
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- verification
+
+/// The form's two fields, decoded, their grammar checked.
+struct Form {
+    /// Pairs of a public key and a signature.
+    signature: String,
+    /// Base64 with newlines: what is signed.
+    payload: String,
+}
+
+impl Form {
+    fn read(body: &[u8]) -> Result<Self, Rejection> {
+        let (mut signature, mut payload) = (None, None);
+        for (number, field) in body.split(|byte| *byte == b'&').enumerate() {
+            if number == FIELDS_MAX {
+                return Err(Rejection::MalformedBody("the form has too many fields"));
+            }
+            let equals = field.iter().position(|byte| *byte == b'=');
+            let (name, value) = field.split_at(equals.ok_or(Rejection::MalformedBody("a field is no name=value"))?);
+            let wanted = match name {
+                b"bt_signature" => &mut signature,
+                b"bt_payload" => &mut payload,
+                _ => continue,
+            };
+            if wanted.replace(decoded(&value[1..])?).is_some() {
+                return Err(Rejection::MalformedBody("a field is there twice"));
+            }
+        }
+        let signature = signature.ok_or(Rejection::MalformedBody("it has no bt_signature"))?;
+        let payload = payload.ok_or(Rejection::MalformedBody("it has no bt_payload"))?;
+        if !payload.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'\n')) {
+            return Err(Rejection::MalformedBody("its payload has characters that no base64 has"));
+        }
+        if payload.is_empty() || is_challenge(payload.trim_end_matches('\n')) {
+            return Err(Rejection::MalformedBody("its payload is empty, or a challenge, which anyone can have signed"));
+        }
+        Ok(Self { signature, payload })
+    }
+
+    /// What was signed under our public key.
+    fn signature_of(&self, public_key: &str) -> Result<[u8; 20], Rejection> {
+        if self.signature.split('&').count() > SIGNATURES_MAX {
+            return Err(Rejection::MalformedBody("it has too many signatures"));
+        }
+        let pairs = self.signature.split('&').filter_map(|pair| pair.split_once('|'));
+        let mut ours = pairs.filter(|(key, _)| *key == public_key).map(|(_, signature)| signature);
+        let signature = ours.next().ok_or(Rejection::NoUsableSignature("none of our public key"))?;
+        if ours.next().is_some() {
+            return Err(Rejection::MalformedBody("it has two signatures of our public key"));
+        }
+        signature::lower_hex(signature).ok_or(Rejection::MalformedBody("our signature is not 40 lowercase hex digits"))
+    }
+
+    fn xml(&self) -> Option<Vec<u8>> {
+        let text: Vec<u8> = self.payload.bytes().filter(|byte| *byte != b'\n').collect();
+        STANDARD.decode(text).ok()
+    }
+
+    /// The kind of an authentic notification. What is no such XML is still authentic: the worker quarantines it.
+    fn kind(&self) -> Option<String> {
+        let xml = self.xml()?;
+        let document = xml::read(&xml).ok()?;
+        Element::root(&document, "notification").ok()?.name("kind").ok().map(str::to_owned)
+    }
+}
+
+/// A field's value. Only ASCII comes out, since nothing else has a place in either field.
+fn decoded(value: &[u8]) -> Result<String, Rejection> {
+    let malformed = Rejection::MalformedBody("a field is not form-encoded ASCII");
+    let digit = |byte: Option<&u8>| char::from(*byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut text = String::with_capacity(value.len());
+    let mut bytes = value.iter();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'%' => match (digit(bytes.next()), digit(bytes.next())) {
+                (Some(high), Some(low)) => high << 4 | low,
+                _ => return Err(malformed),
+            },
+            b'+' => b' ',
+            byte if byte.is_ascii_graphic() => *byte,
+            _ => return Err(malformed),
+        };
+        if !byte.is_ascii() {
+            return Err(malformed);
+        }
+        text.push(char::from(byte));
+    }
+    Ok(text)
+}
+
+fn signing_key(secret: &Secret) -> [u8; 20] {
+    Sha1::digest(secret.expose().as_bytes()).into()
+}
+
+fn is_challenge(text: &str) -> bool {
+    (20..=32).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+// ------------------------------------------------------------------------------------------------------ translation
+
+/// What a notification speaks of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    /// Of a transaction, whose status is known by the kind, or else stands in it.
+    Transaction {
+        status: Option<&'static str>,
+    },
+    RefundFailed,
+    /// Of a local payment and its transaction.
+    LocalPayment {
+        element: &'static str,
+        status: Option<&'static str>,
+    },
+    /// Of a local payment that comes to nothing.
+    LocalPaymentEnded {
+        element: &'static str,
+        state: PaymentState,
+    },
+    Dispute {
+        status: &'static str,
+    },
+}
+
+impl Family {
+    /// `None` for what is none of our business.
+    fn of(kind: &str) -> Option<Self> {
+        let family = match kind {
+            "transaction_settled" | "transaction_disbursed" => Self::Transaction { status: Some("settled") },
+            "transaction_settlement_declined" => Self::Transaction { status: Some("settlement_declined") },
+            "transaction_retried" => Self::Transaction { status: None },
+            "refund_failed" => Self::RefundFailed,
+            "local_payment_completed" => Self::LocalPayment { element: "local_payment", status: None },
+            "local_payment_funded" => Self::LocalPayment { element: "local_payment_funded", status: Some("settled") },
+            "local_payment_expired" => Self::LocalPaymentEnded { element: "local_payment_expired", state: PaymentState::Expired },
+            "local_payment_reversed" => {
+                Self::LocalPaymentEnded { element: "local_payment_reversed", state: PaymentState::Canceled }
+            }
+            "dispute_opened" | "dispute_under_review" | "dispute_disputed" => Self::Dispute { status: "open" },
+            "dispute_won" => Self::Dispute { status: "won" },
+            "dispute_lost" | "dispute_accepted" | "dispute_auto_accepted" | "dispute_expired" => Self::Dispute { status: "lost" },
+            _ => return None,
+        };
+        Some(family)
+    }
+}
+
+fn translate_notification<'d>(notification: &Element<'d>, account: &Account) -> Result<PaymentEvent, TranslateError> {
+    let kind = notification.name("kind")?;
+    let Some(family) = Family::of(kind) else {
+        return Err(TranslateError::Ignored(match kind {
+            "check" => "a test of the endpoint".to_owned(),
+            kind => format!("{kind} says nothing about a payment"),
+        }));
+    };
+    let at = notification.time("timestamp")?;
+    let subject = notification.required("subject")?;
+    let telling = |subject_id: &str, payment_id, order, others, fact| Telling {
+        event_id: format!("{kind}:{subject_id}:{}", at.seconds()),
+        event_type: kind,
+        at,
+        mode: None,
+        order,
+        payment_id,
+        others,
+        version: FactVersion::Time(at.millis()),
+        fact,
+    };
+    let of_transaction = |transaction: Element<'d>, status, others| -> Result<PaymentEvent, TranslateError> {
+        let told = transaction_fact(&transaction, status)?;
+        let Some((payment_id, fact)) = told else {
+            return Err(TranslateError::Ignored("a credit that refunds no transaction".to_owned()));
+        };
+        let event = telling(id(&transaction, "id")?, payment_id, order(&transaction, account), others, fact);
+        Ok(event.event(account, Source::Webhook))
+    };
+    match family {
+        Family::Transaction { status } => {
+            let transaction = subject.required("transaction")?;
+            let told = transaction.optional_name("status")?;
+            // Settled and declined are ends: a document of the other end speaks of something else.
+            if let (Some(status), Some(told)) = (status, told)
+                && kind != "transaction_disbursed"
+                && state_of(status) != state_of(told)
+            {
+                return Err(transaction.required("status")?.problem("contradicts the notification's kind").into());
+            }
+            of_transaction(transaction, status.or(told).unwrap_or_default(), Vec::new())
+        }
+        Family::RefundFailed => {
+            let refund = subject.required("transaction")?;
+            let payment_id = id(&refund, "refunded_transaction_id")?;
+            let fact = refund_fact(&refund, RefundState::Failed)?;
+            Ok(telling(id(&refund, "id")?, payment_id, order(&refund, account), Vec::new(), fact).event(account, Source::Webhook))
+        }
+        Family::LocalPayment { element, status } => {
+            let local = subject.required(element)?;
+            let Some(transaction) = local.optional("transaction")? else {
+                return Err(TranslateError::Ignored("a local payment of which no transaction was made yet".to_owned()));
+            };
+            let local_id = local.optional_name("payment_id")?.map(|id| Reference::new(ReferenceKind::Session, id));
+            let status = status.or(transaction.optional_name("status")?).unwrap_or_default();
+            of_transaction(transaction, status, local_id.into_iter().collect())
+        }
+        Family::LocalPaymentEnded { element, state } => {
+            let local_id = id(&subject.required(element)?, "payment_id")?;
+            let others = vec![Reference::new(ReferenceKind::Session, local_id)];
+            let fact = Fact::Payment(PaymentFact::new(state));
+            Ok(telling(local_id, local_id, None, others, fact).event(account, Source::Webhook))
+        }
+        Family::Dispute { status } => {
+            let dispute = subject.required("dispute")?;
+            let transaction = dispute.required("transaction")?;
+            let fact = dispute_fact(&dispute, status)?;
+            let order = order(&transaction, account);
+            Ok(telling(id(&dispute, "id")?, id(&transaction, "id")?, order, Vec::new(), fact).event(account, Source::Webhook))
+        }
+    }
+}
+
+/// What a transaction in this status says, and of which payment; `None` for a credit that refunds nothing.
+fn transaction_fact<'d>(transaction: &Element<'d>, status: &str) -> Result<Option<(&'d str, Fact)>, Problem> {
+    let state = state_of(status);
+    if transaction.optional_name("type")? == Some("credit") {
+        if transaction.optional_text("refunded_transaction_id")?.is_none() {
+            return Ok(None);
+        }
+        let refund = refund_fact(
+            transaction,
+            match state {
+                State::Settled => RefundState::Succeeded,
+                State::Voided | State::Lapsed | State::Failed | State::Declined => RefundState::Failed,
+                State::Open | State::Held => RefundState::Pending,
+            },
+        )?;
+        return Ok(Some((id(transaction, "refunded_transaction_id")?, refund)));
+    }
+    if transaction.optional_text("authorized_transaction_id")?.is_some() {
+        let state = match state {
+            State::Settled => CaptureState::Succeeded,
+            State::Voided | State::Lapsed | State::Failed | State::Declined => CaptureState::Failed,
+            State::Open | State::Held => CaptureState::Pending,
+        };
+        let amount = transaction.money("amount", "currency_iso_code")?;
+        let capture = Fact::Capture { id: id(transaction, "id")?.to_owned(), state, amount };
+        return Ok(Some((id(transaction, "authorized_transaction_id")?, capture)));
+    }
+    let mut fact = PaymentFact::new(PaymentState::Pending);
+    match state {
+        State::Open => {}
+        State::Held => {
+            fact.state = PaymentState::Authorized;
+            fact.authorized = money(transaction)?;
+        }
+        State::Settled => {
+            fact.state = PaymentState::Captured;
+            fact.captured = money(transaction)?;
+            fact.capture_final = true;
+        }
+        State::Voided => fact.state = PaymentState::Canceled,
+        State::Lapsed => fact.state = PaymentState::AuthorizationExpired,
+        State::Failed => {
+            fact.state = PaymentState::Failed;
+            fact.failure = Some(failure(transaction, status)?);
+        }
+        State::Declined => {
+            fact.state = if was_held(transaction)? { PaymentState::Canceled } else { PaymentState::Failed };
+            fact.failure = Some(failure(transaction, status)?);
+        }
+    }
+    Ok(Some((id(transaction, "id")?, Fact::Payment(fact))))
+}
+
+/// What a transaction's status amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Authorised, or on its way to be settled: the money is held, and not ours yet.
+    Held,
+    Settled,
+    Voided,
+    /// The authorisation expired.
+    Lapsed,
+    /// Refused before it was authorised.
+    Failed,
+    /// The settlement was refused.
+    Declined,
+}
+
+fn state_of(status: &str) -> State {
+    match status {
+        "authorized" | "submitted_for_settlement" | "settling" => State::Held,
+        "settled" | "settlement_confirmed" => State::Settled,
+        "voided" => State::Voided,
+        "authorization_expired" => State::Lapsed,
+        "failed" | "gateway_rejected" | "processor_declined" => State::Failed,
+        "settlement_declined" | "settlement_failed" => State::Declined,
+        // authorizing; settlement_pending (of PayPal and bank debits, which hold nothing); and what is new to us
+        _ => State::Open,
+    }
+}
+
+fn was_held(transaction: &Element<'_>) -> Result<bool, Problem> {
+    for event in transaction.items("status_history")? {
+        if event.optional_text("status")?.is_some_and(|status| state_of(status) == State::Held) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The processor's reason, of the settlement where that was refused; the gateway's own where it asked no processor.
+fn failure(transaction: &Element<'_>, status: &str) -> Result<Failure, Problem> {
+    let (code, text) = match status {
+        "gateway_rejected" => ("gateway_rejection_reason", "gateway_rejection_reason"),
+        "settlement_declined" | "settlement_failed" => {
+            ("processor_settlement_response_code", "processor_settlement_response_text")
+        }
+        _ => ("processor_response_code", "processor_response_text"),
+    };
+    let code = transaction.optional_text(code)?.unwrap_or(status);
+    Ok(telling::failure(Some(code), transaction.optional_text(text)?))
+}
+
+fn refund_fact(refund: &Element<'_>, state: RefundState) -> Result<Fact, Problem> {
+    let amount = refund.money("amount", "currency_iso_code")?;
+    Ok(Fact::Refund { id: id(refund, "id")?.to_owned(), state, amount, created: refund.optional_time("created_at")? })
+}
+
+/// A retrieval is a question before a dispute: no money moves.
+fn dispute_fact(dispute: &Element<'_>, status: &str) -> Result<Fact, Problem> {
+    let state = match (dispute.optional_text("kind")?, status) {
+        (Some("retrieval"), "open") => DisputeState::Inquiry,
+        (Some("retrieval"), _) => DisputeState::InquiryClosed,
+        (_, "won") => DisputeState::Won,
+        (_, "lost") => DisputeState::Lost,
+        _ => DisputeState::Open,
+    };
+    let amount = if dispute.optional_text("amount_disputed")?.is_some() { "amount_disputed" } else { "amount" };
+    Ok(Fact::Dispute { id: id(dispute, "id")?.to_owned(), state, amount: dispute.money(amount, "currency_iso_code")? })
+}
+
+/// Open, won or lost, of any of a dispute's statuses. A dispute that the merchant accepted, or did not answer, is lost.
+fn dispute_status(status: &str) -> &'static str {
+    match status {
+        "won" => "won",
+        "lost" | "accepted" | "auto_accepted" | "expired" => "lost",
+        // open, under_review, disputed, and what is new to us
+        _ => "open",
+    }
+}
+
+/// The amount, if the document says in which currency.
+fn money(transaction: &Element<'_>) -> Result<Option<Money>, Problem> {
+    let currency = transaction.optional_text("currency_iso_code")?;
+    currency.map(|_| transaction.money("amount", "currency_iso_code")).transpose()
+}
+
+/// Where the setting says, a path of elements from the transaction downwards (`custom_fields.shop_ref`), else `order-id`.
+fn order<'d>(transaction: &Element<'d>, account: &Account) -> Option<&'d str> {
+    match &account.order_reference {
+        Some(path) => transaction.name_at(path),
+        None => transaction.name_at(&["order_id"]),
+    }
+}
+
+/// Letters, digits, hyphens and underscores: nothing that could leave its place in a URL.
+fn is_id(text: &str) -> bool {
+    text.len() <= ID_BYTES_MAX && ask::is_id(text, b"-_")
+}
+
+/// The child of this name, which must be an id.
+fn id<'d>(element: &Element<'d>, name: &str) -> Result<&'d str, Problem> {
+    let text = element.name(name)?;
+    if is_id(text) { Ok(text) } else { Err(element.required(name)?.problem("not an id")) }
+}
+
+// --------------------------------------------------------------------------------------------------- reconciliation
+
+/// Where a look at a payment stands: the transaction, then its refunds and partial settlements, page by page.
+enum StatusStep<'a> {
+    Payment,
+    Related { ids: Vec<&'a str> },
+}
+
+const RELATED: &str = "related";
+
+impl<'a> StatusStep<'a> {
+    /// Reads a cursor: none, or `related:<id>,<id>…`.
+    fn of(cursor: Option<&'a str>) -> Option<Self> {
+        match cursor.map(|cursor| cursor.split_once(':')) {
+            None => Some(Self::Payment),
+            Some(Some((RELATED, ids))) => Some(Self::Related { ids: ids_of(ids)? }),
+            Some(_) => None,
+        }
+    }
+}
+
+/// Where a sweep stands: which time it searches by, and which of the transactions found are yet to be fetched.
+struct SweepStep<'a> {
+    /// Index into [`SWEPT_BY`].
+    by: usize,
+    ids: Option<Vec<&'a str>>,
+}
+
+impl<'a> SweepStep<'a> {
+    /// Reads a cursor: none, `<time>`, or `<time>:<id>,<id>…`.
+    fn of(cursor: Option<&'a str>) -> Option<Self> {
+        let Some(cursor) = cursor else { return Some(Self { by: 0, ids: None }) };
+        let (name, ids) = cursor.split_once(':').map_or((cursor, None), |(name, ids)| (name, Some(ids)));
+        let by = SWEPT_BY.iter().position(|known| *known == name)?;
+        let ids = match ids {
+            Some(ids) => Some(ids_of(ids)?),
+            None => None,
+        };
+        Some(Self { by, ids })
+    }
+
+    /// The cursor to go on with: the rest of these, else the next search.
+    fn after(by: usize, rest: &[&str]) -> Option<String> {
+        if rest.is_empty() {
+            return SWEPT_BY.get(by + 1).map(|name| (*name).to_owned());
+        }
+        Some(format!("{}:{}", SWEPT_BY[by], rest.join(",")))
+    }
+}
+
+/// One or more ids.
+fn ids_of(text: &str) -> Option<Vec<&str>> {
+    text.split(',').map(|id| Some(id).filter(|id| is_id(id))).collect()
+}
+
+/// The answer to a search: as many ids as there are, without pages.
+fn found_ids(results: &Element<'_>, by: usize) -> Result<Answer, ReadError> {
+    let items = results.items("ids")?;
+    if items.len() > SWEPT_MAX {
+        return Err(results.problem("more transactions than a sweep takes").into());
+    }
+    let mut ids = Vec::with_capacity(items.len());
+    for item in &items {
+        ids.push(Some(item.text()?).filter(|id| is_id(id)).ok_or_else(|| item.problem("not an id"))?);
+    }
+    Ok(Answer { events: Vec::new(), unread: Vec::new(), next: SweepStep::after(by, &ids) })
+}
+
+/// One answer to one question.
+struct Look<'a> {
+    asked: &'a Asked<'a>,
+    account: &'a Account,
+    /// When the answer was true.
+    at: Timestamp,
+    /// Of a sweep: the search, since several may find one transaction.
+    about: &'static str,
+}
+
+impl Look<'_> {
+    fn payment(&self, transaction: &Element<'_>) -> Result<Answer, ReadError> {
+        if transaction.name("id")? != self.asked.payment_id {
+            return Err(transaction.required("id")?.problem("another transaction than was asked for").into());
+        }
+        let events = self.facts(transaction)?;
+        if events.first().is_none_or(|event| event.payment_id != self.asked.payment_id) {
+            return Err(transaction.problem("a part of another payment: a refund, or a partial settlement").into());
+        }
+        let refunds = transaction.items("refund_ids")?;
+        let related = refunds.into_iter().chain(transaction.items("partial_settlement_transaction_ids")?);
+        let mut ids = Vec::new();
+        for item in related {
+            ids.push(Some(item.text()?).filter(|id| is_id(id)).ok_or_else(|| item.problem("not an id"))?);
+        }
+        if ids.len() > RELATED_MAX {
+            return Err(transaction.problem("more refunds and settlements than are looked at").into());
+        }
+        let next = (!ids.is_empty()).then(|| format!("{RELATED}:{}", ids.join(",")));
+        Ok(Answer { events, unread: Vec::new(), next })
+    }
+
+    /// Refunds and partial settlements. One that the search does not find yet comes with a later look.
+    fn related(&self, page: &Element<'_>, ids: &[&str]) -> Result<Answer, ReadError> {
+        let mut events = Vec::new();
+        for transaction in page.children("transaction") {
+            let told = self.facts(&transaction)?;
+            if told.iter().any(|event| event.payment_id != self.asked.payment_id) {
+                return Err(transaction.problem("of another payment than was asked for").into());
+            }
+            events.extend(told);
+        }
+        let rest = &ids[ids.len().min(PAGE)..];
+        let next = (!rest.is_empty()).then(|| format!("{RELATED}:{}", rest.join(",")));
+        Ok(Answer { events, unread: Vec::new(), next })
+    }
+
+    fn swept(&self, page: &Element<'_>, by: usize, ids: &[&str]) -> Result<Answer, ReadError> {
+        let next = SweepStep::after(by, &ids[ids.len().min(PAGE)..]);
+        let mut found = Answer { events: Vec::new(), unread: Vec::new(), next };
+        for transaction in page.children("transaction") {
+            let transaction_id = id(&transaction, "id")?;
+            match self.facts(&transaction) {
+                Ok(events) => found.events.extend(events),
+                Err(problem) => {
+                    let event_id = format!("{}{transaction_id}:{}", crate::event::ANSWER_PREFIX, self.asked.look_id);
+                    found.unread.push(Unread { event_id, error: problem.into() });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a transaction says of itself and of its disputes.
+    fn facts(&self, transaction: &Element<'_>) -> Result<Vec<PaymentEvent>, Problem> {
+        let status = transaction.name("status")?;
+        let Some((payment_id, fact)) = transaction_fact(transaction, status)? else { return Ok(Vec::new()) };
+        let order = order(transaction, self.account);
+        let mut events = vec![self.event(transaction, "poll:transaction", payment_id, order, fact)?];
+        for dispute in transaction.items("disputes")? {
+            let fact = dispute_fact(&dispute, dispute_status(dispute.name("status")?))?;
+            events.push(self.event(&dispute, "poll:dispute", payment_id, order, fact)?);
+        }
+        Ok(events)
+    }
+
+    fn event(
+        &self,
+        object: &Element<'_>,
+        event_type: &str,
+        payment_id: &str,
+        order: Option<&str>,
+        fact: Fact,
+    ) -> Result<PaymentEvent, Problem> {
+        let object_id = id(object, "id")?;
+        let at = object.optional_time("updated_at")?.unwrap_or(self.at);
+        let separator = if self.about.is_empty() { "" } else { ":" };
+        let telling = Telling {
+            event_id: format!("{object_id}{separator}{}", self.about),
+            event_type,
+            at,
+            mode: None,
+            order,
+            payment_id,
+            others: Vec::new(),
+            version: FactVersion::Time(at.millis()),
+            fact,
+        };
+        Ok(telling.answer(self.account, self.asked))
+    }
+}
+
+/// Asks for a page of these transactions.
+fn search_by_ids(account: &Account, ids: &[&str]) -> Result<Request<Bytes>, AskError> {
+    let items: String = ids.iter().take(PAGE).flat_map(|id| ["<item>", id, "</item>"]).collect();
+    ask(account, "/transactions/advanced_search", Some(format!("<search><ids type=\"array\">{items}</ids></search>")))
+}
+
+/// A GET, or a POST of XML; `path` is below the merchant's.
+fn ask(account: &Account, path: &str, body: Option<String>) -> Result<Request<Bytes>, AskError> {
+    let merchant = account.api.merchant_id.as_deref().filter(|id| is_id(id)).ok_or(AskError::Missing("merchant_id"))?;
+    let public_key = account.keys.public_key.as_deref().ok_or(AskError::Missing("public_key"))?;
+    let private_key = account.api.key.as_ref().or_else(|| account.keys.secrets.first());
+    let credentials = private_key.and_then(|key| ask::basic(public_key, key)).ok_or(AskError::Missing("api_key"))?;
+    let host = if account.mode == Mode::Live { LIVE_API } else { TEST_API };
+    let path = format!("/merchants/{merchant}{path}");
+    let mut request = ask::finish(ask::get(account, host, &path, credentials).header("x-apiversion", API_VERSION))?;
+    request.headers_mut().insert(ACCEPT, XML);
+    if let Some(body) = body {
+        *request.method_mut() = Method::POST;
+        request.headers_mut().insert(CONTENT_TYPE, XML);
+        *request.body_mut() = body.into();
+    }
+    Ok(request)
+}
