@@ -20,7 +20,6 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod xml;
-mod xml;
 
 use std::sync::Arc;
 use std::time::Duration;
