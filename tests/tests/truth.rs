@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use paybell::simulator::Webhook;
-use paybell::simulator::stripe::Stripe;
 use paybell::simulator::ledger::{Cancellation, DECLINES, DisputeState, Ledger, RefundState, Truth};
+use paybell::simulator::stripe::Stripe;
 use paybell_shared::clock::{Clock as _, SystemClock};
 use paybell_tests::servers::process::Service;
 use paybell_tests::servers::{self, Redis};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use paybell::simulator::Webhook;
-use paybell::simulator::stripe::Stripe;
 use paybell::simulator::ledger::{self, DECLINES, DisputeState, Event, Ledger, RefundState};
+use paybell::simulator::stripe::Stripe;
 use paybell_shared::clock::{Clock as _, SystemClock};
 use paybell_shared::psp::Account;
 use paybell_shared::queue::Message;
