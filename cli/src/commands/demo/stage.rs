@@ -260,9 +260,9 @@ mod tests {
                 Account::new(*dialect, settings, Ledger::new(*dialect, false, 1))
             })
             .collect();
-        let any: SocketAddr = ([127, 0, 0, 1], 1).into();
-        let addresses = Addresses { ingress: any, api: any, ops: any };
-        let text = configuration(Path::new("/tmp/x"), addresses, "token-of-the-test", &accounts);
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let addresses = Addresses { ingress: address(1), api: address(2), ops: address(3) };
+        let text = configuration(Path::new("/tmp/x"), addresses, &"t".repeat(48), &accounts);
         let config = Config::parse(&text, "the demo's configuration", std::iter::empty()).unwrap();
         for account in &accounts {
             let configured = config.account(account.dialect.psp(), account_name(account.dialect)).unwrap();
