@@ -7,11 +7,17 @@
 
 mod answer;
 mod ask;
+pub mod coinbase_commerce;
+pub mod flutterwave;
 pub mod generic;
+pub mod github;
 mod json;
+mod normalised;
+pub mod shopify;
 mod signature;
 pub mod standard_webhooks;
 pub mod stripe;
+pub mod svix;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -28,7 +34,17 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Psp] = &[
+    &stripe::Stripe,
+    &flutterwave::FlutterwaveV3,
+    &flutterwave::FlutterwaveV4,
+    &coinbase_commerce::CoinbaseCommerce,
+    &standard_webhooks::StandardWebhooks,
+    &svix::Svix,
+    &shopify::Shopify,
+    &github::Github,
+    &generic::Generic,
+];
 
 /// The adapter of a PSP id.
 #[must_use]
