@@ -1,6 +1,6 @@
 //! Coinbase Commerce: charges, paid in cryptocurrency.
 //!
-//! Sources: docs.cdp.coinbase.com/commerce, PyPI coinbase-commerce 1.0.1, npm coinbase-commerce-node 1.0.4 (both old). Coinbase's
+//! Sources: docs.cdp.coinbase.com/commerce, `PyPI` coinbase-commerce 1.0.1, npm coinbase-commerce-node 1.0.4 (both old). Coinbase's
 //! newer "Checkout" webhooks (`checkout.payment.success` …) are another product with another signature, and are not read here.
 //!
 //! **Signature.** `X-CC-Webhook-Signature`: 64 lower-case hex digits, HMAC-SHA256 of the raw body by the shared secret as text. No
@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `charge:created`, `charge:pending` | pending: seen on the chain is not yet final |
 //! | `charge:confirmed` | captured: the price, in the merchant's currency |
-//! | `charge:resolved` | captured: what came in, since that is what the merchant settled for; the price where no payment is listed |
+//! | `charge:resolved` | captured: what came in, since that is what the merchant settled for; the price where no final payment is listed |
 //! | `charge:failed` | by the last entry of the timeline: `EXPIRED` expired, `CANCELED` canceled, else (`UNRESOLVED`: under- or overpaid …) failed |
 //! | `charge:delayed` | pending: money came too late, the merchant decides at Coinbase, and `charge:resolved` says how |
 //!
@@ -240,7 +240,7 @@ fn price_of(charge: &Node<'_>) -> Result<Money, Problem> {
     pricing.object("local")?.decimal_money("amount", "currency")
 }
 
-/// What came in; the price where no payment is listed, since then the merchant settled it elsewhere.
+/// What came in; the price where no final payment is listed, since then the merchant settled it elsewhere.
 fn received_by(charge: &Node<'_>) -> Result<Money, Problem> {
     paid_into(charge)?.map_or_else(|| price_of(charge), Ok)
 }
@@ -286,15 +286,15 @@ fn failed_charge(charge: &Node<'_>) -> Result<PaymentFact, Problem> {
 
 /// Of a charge as it stands. What is once completed or resolved stays so, whatever is noted after it.
 fn charge_by_timeline(charge: &Node<'_>) -> Result<PaymentFact, Problem> {
-    let timeline = charge.array("timeline")?;
-    let noted = |status: &str| timeline.iter().any(|entry| entry.text("status") == Some(status));
+    let entries = charge.array("timeline")?;
+    let noted = |status: &str| entries.iter().any(|entry| entry.text("status") == Some(status));
     if noted("RESOLVED") {
         return captured(received_by(charge)?);
     }
     if noted("COMPLETED") {
         return captured(price_of(charge)?);
     }
-    let last = timeline.last();
+    let last = entries.last();
     match last.and_then(|entry| entry.text("status")) {
         // Money that came too late: as `charge:delayed` says it.
         Some("UNRESOLVED") if last.and_then(|entry| entry.text("context")) == Some("DELAYED") => {
@@ -329,10 +329,10 @@ impl<'a> Page<'a> {
         }
         // The documentation calls the last page's empty.
         let more = list.object("pagination")?.text("next_uri").is_some_and(|uri| !uri.is_empty());
-        let (Some(last), Some(id)) = (items.last(), ids.last()) else {
+        let (Some(oldest), Some(id)) = (items.last(), ids.last()) else {
             return if more { Err(list.problem("an empty page with more to come")) } else { Ok(Self { items, ids, next: None }) };
         };
-        let far_enough = telling::time(last, "created_at")? < asked.at.minus(LOOK_BACK);
+        let far_enough = telling::time(oldest, "created_at")? < asked.at.minus(LOOK_BACK);
         if more && !is_id(id) {
             return Err(list.problem("an id that is no cursor"));
         }
@@ -415,7 +415,7 @@ pub(super) mod tests {
         json!({"status": status, "value": {"local": {"amount": amount, "currency": currency}, "crypto": {"amount": "1", "currency": "ETH"}}})
     }
 
-    fn translated(event_type: &str, more: Value) -> Result<PaymentFact, TranslateError> {
+    fn translated(event_type: &str, more: &Value) -> Result<PaymentFact, TranslateError> {
         let mut charge = json!({"id": CHARGE, "code": "66BEOV2A", "pricing": {"local": {"amount": "49.99", "currency": "EUR"}}});
         charge.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let body = json!({"event": {"id": "event-1", "type": event_type, "created_at": "2026-09-21T13:33:10Z", "data": charge}});
@@ -426,7 +426,7 @@ pub(super) mod tests {
 
     #[test]
     fn confirmed_is_the_price_and_resolved_is_what_came_in() {
-        let minor = |event_type: &str, more: Value| translated(event_type, more).map(|fact| fact.captured.unwrap().minor);
+        let minor = |event_type: &str, more: Value| translated(event_type, &more).map(|fact| fact.captured.unwrap().minor);
         let paid = |payments: &[Value]| json!({ "payments": payments });
         let rounded = paid(&[payment("CONFIRMED", "49.97", "EUR")]);
         assert_eq!(minor("charge:confirmed", rounded), Ok(4999), "the rate of the moment is no underpayment");
@@ -489,7 +489,7 @@ pub(super) mod tests {
             (&[new, ("UNRESOLVED", None)], PaymentState::Failed, Some("UNRESOLVED")),
             (&[], PaymentState::Failed, Some("unknown")),
         ] {
-            let fact = translated("charge:failed", timeline(entries)).unwrap();
+            let fact = translated("charge:failed", &timeline(entries)).unwrap();
             assert_eq!((fact.state, fact.failure.as_ref().map(|failure| failure.code.as_str())), (state, code), "{entries:?}");
         }
     }

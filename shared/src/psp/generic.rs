@@ -77,6 +77,8 @@ pub struct Rules {
     /// `None`: nothing is said of it, as where the adapter knows it.
     pub(super) signing: Option<Signing>,
     pub(super) pointers: Pointers,
+    /// As they are written.
+    pub settings: Settings,
 }
 
 impl Rules {
@@ -86,16 +88,16 @@ impl Rules {
     /// The setting that cannot be used.
     pub fn new(settings: Settings) -> Result<Self, SettingError> {
         let signing = Signing::read(&settings)?;
-        let Settings { id, r#type, order, payment, amount, currency, .. } = settings;
+        let Settings { id, r#type, order, payment, amount, currency, .. } = &settings;
         let pointers = Pointers {
-            id: pointer("generic.id", id)?,
-            event_type: pointer("generic.type", r#type)?,
-            order: pointer("generic.order", order)?,
-            payment: pointer("generic.payment", payment)?,
-            amount: pointer("generic.amount", amount)?,
-            currency: pointer("generic.currency", currency)?,
+            id: pointer("generic.id", id.as_deref())?,
+            event_type: pointer("generic.type", r#type.as_deref())?,
+            order: pointer("generic.order", order.as_deref())?,
+            payment: pointer("generic.payment", payment.as_deref())?,
+            amount: pointer("generic.amount", amount.as_deref())?,
+            currency: pointer("generic.currency", currency.as_deref())?,
         };
-        Ok(Self { signing, pointers })
+        Ok(Self { signing, pointers, settings })
     }
 }
 
@@ -225,9 +227,9 @@ pub(super) fn check_account(account: &Account, signing: &Signing) -> Result<(), 
     normalised::check(account)
 }
 
-fn pointer(setting: &'static str, text: Option<String>) -> Result<Option<Pointer>, SettingError> {
+fn pointer(setting: &'static str, text: Option<&str>) -> Result<Option<Pointer>, SettingError> {
     let Some(text) = text else { return Ok(None) };
-    match Pointer::parse(&text) {
+    match Pointer::parse(text) {
         Some(pointer) => Ok(Some(pointer)),
         None => refuse(setting, format!("{text:?} is no JSON pointer such as /data/id")),
     }
@@ -241,13 +243,11 @@ fn header(setting: &'static str, text: &str) -> Result<HeaderName, SettingError>
 /// One of a few words, or the default.
 fn word<T: Copy>(setting: &'static str, text: Option<&str>, default: T, words: &[(&str, T)]) -> Result<T, SettingError> {
     let Some(text) = text else { return Ok(default) };
-    match words.iter().find(|(word, _)| *word == text) {
-        Some((_, value)) => Ok(*value),
-        None => {
-            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-            refuse(setting, format!("{text:?} is none of {}", known.join(", ")))
-        }
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
     }
+    let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    refuse(setting, format!("{text:?} is none of {}", known.join(", ")))
 }
 
 impl Signing {
@@ -348,12 +348,12 @@ pub(super) fn verify(
     now: Timestamp,
 ) -> Result<Verified, Rejection> {
     let malformed = |problem| Rejection::MalformedHeader { header: signing.shown, problem };
-    let text = signature::exactly_one_called(request.headers.get_all(&signing.header), signing.shown)?;
+    let text = signature::exactly_one_called(&request.headers.get_all(&signing.header), signing.shown)?;
     let digits = text.strip_prefix(&*signing.prefix).ok_or_else(|| malformed("it does not begin with its prefix"))?;
     let offered = Offered::read(signing.algorithm, signing.encoding, digits)
         .ok_or_else(|| malformed("it is no signature of this algorithm in this encoding"))?;
     let time = match &signing.timestamp_header {
-        Some(name) => Some(signature::exactly_one_called(request.headers.get_all(name), TIMESTAMP)?),
+        Some(name) => Some(signature::exactly_one_called(&request.headers.get_all(name), TIMESTAMP)?),
         None => None,
     };
     let no_seconds = Rejection::MalformedHeader { header: TIMESTAMP, problem: "it is no plain number of seconds" };
@@ -507,10 +507,11 @@ pub(super) mod tests {
 
     #[test]
     fn every_algorithm_encoding_and_key_form_is_read() {
+        type Mac<'m> = &'m dyn Fn(&[u8]) -> Vec<u8>;
         let sha1 = |key: &[u8]| signature::hmac_sha1(key, &[BODY]).to_vec();
         let sha256 = |key: &[u8]| signature::hmac_sha256(key, &[BODY]).to_vec();
         let sha512 = |key: &[u8]| signature::hmac_sha512(key, &[BODY]).to_vec();
-        let macs: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 3] = [("sha1", &sha1), ("sha256", &sha256), ("sha512", &sha512)];
+        let macs: [(&str, Mac<'_>); 3] = [("sha1", &sha1), ("sha256", &sha256), ("sha512", &sha512)];
         let base64_key = STANDARD.encode([7; 25]);
         let keys: [(&str, &str, Vec<u8>); 5] = [
             ("utf8", SECRET, SECRET.as_bytes().to_vec()),

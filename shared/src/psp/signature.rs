@@ -39,11 +39,11 @@ pub(super) const EITHER_PADDING: GeneralPurpose = GeneralPurpose::new(
 
 /// A header that must be there exactly once, in visible ASCII and spaces, within [`HEADER_BYTES_MAX`].
 pub(super) fn exactly_one<'h>(headers: &'h HeaderMap, header: &'static str) -> Result<&'h str, Rejection> {
-    exactly_one_called(headers.get_all(header), header)
+    exactly_one_called(&headers.get_all(header), header)
 }
 
 /// The same of a header whose name is a setting: `header` is what a rejection calls it.
-pub(super) fn exactly_one_called<'h>(values: GetAll<'h, HeaderValue>, header: &'static str) -> Result<&'h str, Rejection> {
+pub(super) fn exactly_one_called<'h>(values: &GetAll<'h, HeaderValue>, header: &'static str) -> Result<&'h str, Rejection> {
     let malformed = |problem| Rejection::MalformedHeader { header, problem };
     let mut values = values.iter();
     let value = values.next().ok_or(Rejection::MissingHeader(header))?;
