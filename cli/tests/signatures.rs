@@ -57,7 +57,7 @@ fn verify(dialect: &dyn Dialect, settings: &Settings, call: &SignedCall, now: i6
     for (name, value) in &call.headers {
         map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
     }
-    let request = WebhookRequest { headers: &map, body: &call.body, token: call.token.as_deref(), certificate: None };
+    let request = WebhookRequest { headers: &map, body: &call.body, token: call.token.as_deref(), query: "", certificate: None };
     // The ingress fetches it from where the call says; the adapter says whether it is the PSP's place.
     let certificate = account.psp.certificate_url(&request, &account)?.map(|_| dialect.certificate().unwrap());
     let request = WebhookRequest { certificate: certificate.map(str::as_bytes), ..request };

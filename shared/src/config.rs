@@ -894,6 +894,22 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_a_signature_are_checked_where_they_are_read() {
+        let table = |id: &str, generic: &str| format!("[[psp]]\nid = '{id}'\nmode = 'test'\nsecrets = ['hush']\n{generic}");
+        let rules = "[psp.generic]\nheader = 'X-Acme-Signature'\n";
+        let config = parse(&table("generic", rules), &[]).unwrap();
+        assert!(config.account("generic", DEFAULT_ACCOUNT).unwrap().account.keys.generic.is_some());
+        check(&table("generic", ""), &["psp[0].generic.header", "missing"]);
+        check(&table("generic", "[psp.generic]\nprefix = 'v1='"), &["psp[0].generic.header", "missing"]);
+        check(&table("generic", &format!("{rules}template = '{{url}}'")), &["psp[0].generic.template", "{body}"]);
+        check(&table("generic", &format!("{rules}key_encoding = 'hex'")), &["psp[0].secrets", "hex"]);
+        check(&table("generic", &format!("{rules}separator = ','")), &["separator"]);
+        check(&table("shopify", rules), &["psp[0].generic.header", "Shopify"]);
+        parse(&table("shopify", "[psp.generic]\nid = '/id'"), &[]).unwrap();
+        check(&table("stripe", "[psp.generic]\nid = '/id'"), &["psp[0].generic", "stripe"]);
+    }
+
+    #[test]
     fn a_subscriber_is_checked() {
         let (url, key) = ("url = 'https://shop.example/hush'", "whsec_aHVzaC1odXNoLWh1c2gtaHVzaC1odXNo");
         let table = |url: &str, secrets: &str| format!("[[subscriber]]\n{url}\nsecrets = [{secrets}]\n");

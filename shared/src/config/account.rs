@@ -101,6 +101,10 @@ impl PspTable {
                 check_url(&named(key), url, &["https", "http"])?;
             }
         }
+        if self.generic.is_some() && !generic::READERS.contains(&adapter.id()) {
+            let problem = format!("is not read for {}: it is of {}", self.id, generic::READERS.join(", "));
+            return Err(refuse("generic", problem));
+        }
         let scheme = self.scheme(adapter).map_err(|problem| refuse("scheme", problem))?;
         let allow_from = self.allow_from(adapter).map_err(|problem| refuse("allow_from", problem))?;
         let url = self.registered_url(public_url);

@@ -34,6 +34,11 @@ pub(super) fn bearer(account: &Account) -> Result<HeaderValue, AskError> {
     credentials(&format!("Bearer {}", sane(key).ok_or(AskError::Missing("api_key"))?)).ok_or(AskError::Missing("api_key"))
 }
 
+/// The account's `api_key` by itself, for a header of the PSP's own.
+pub(super) fn api_key(account: &Account) -> Result<HeaderValue, AskError> {
+    account.api.key.as_ref().and_then(sane).and_then(credentials).ok_or(AskError::Missing("api_key"))
+}
+
 /// `Basic`, of a name and a secret.
 pub(super) fn basic(name: &str, secret: &Secret) -> Option<HeaderValue> {
     credentials(&format!("Basic {}", STANDARD.encode(format!("{name}:{}", sane(secret)?))))

@@ -38,6 +38,20 @@ pub(super) enum Value<'a> {
     Object(BTreeMap<Cow<'a, str>, Value<'a>>),
 }
 
+/// A place in a document (RFC 6901), from a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pointer(Vec<String>);
+
+impl Pointer {
+    /// Reads `/a/b/0`; `None` for what is no pointer, and for the empty one, which leads to the whole document.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let escapes = |key: &str| key.split('~').skip(1).all(|rest| rest.starts_with(['0', '1']));
+        let keys = text.strip_prefix('/')?.split('/');
+        let unescaped = |key: &str| escapes(key).then(|| key.replace("~1", "/").replace("~0", "~"));
+        keys.map(unescaped).collect::<Option<_>>().map(Self)
+    }
+}
+
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
@@ -87,6 +101,30 @@ impl<'a> Node<'a> {
         self.optional(key).ok_or_else(|| Problem { reason: "missing", pointer: child_pointer(&self.pointer, key) })
     }
 
+    /// The member `key`, or a null in its place.
+    pub(super) fn member(&self, key: &str) -> Self {
+        static NULL: Value<'static> = Value::Null;
+        self.optional(key).unwrap_or_else(|| Self { value: &NULL, pointer: child_pointer(&self.pointer, key) })
+    }
+
+    /// What a pointer leads to; a null counts as absent.
+    pub(super) fn at(&self, pointer: &Pointer) -> Result<Self, Problem> {
+        let mut found = Self { value: self.value, pointer: self.pointer.clone() };
+        for key in &pointer.0 {
+            let value = match found.value {
+                Value::Object(members) => members.get(key.as_str()),
+                Value::Array(values) => array_index(key).and_then(|index| values.get(index)),
+                _ => None,
+            };
+            let place = child_pointer(&found.pointer, key);
+            match value {
+                Some(value) if !matches!(value, Value::Null) => found = Self { value, pointer: place },
+                _ => return Err(Problem { reason: "missing", pointer: place }),
+            }
+        }
+        Ok(found)
+    }
+
     /// The member `key`, which must be an object.
     pub(super) fn object(&self, key: &str) -> Result<Self, Problem> {
         let member = self.required(key)?;
@@ -120,7 +158,8 @@ impl<'a> Node<'a> {
         self.optional(key).map(Self::into_name).transpose()
     }
 
-    fn into_name(self) -> Result<&'a str, Problem> {
+    /// This value as a name.
+    pub(super) fn into_name(self) -> Result<&'a str, Problem> {
         match self.as_text() {
             Some(text) if is_name(text) => Ok(text),
             Some(_) => Err(self.problem("not a name of 1 to 255 bytes")),
@@ -141,23 +180,47 @@ impl<'a> Node<'a> {
         self.required(key)?.into_integer()
     }
 
-    fn into_integer(self) -> Result<i64, Problem> {
+    pub(super) fn into_integer(self) -> Result<i64, Problem> {
         if let Value::Integer(value) = self.value { Ok(*value) } else { Err(self.problem("not an integer")) }
+    }
+
+    /// This value as an id: a name, or a number that is not negative, in decimal.
+    pub(super) fn into_id(self) -> Result<Cow<'a, str>, Problem> {
+        match self.value {
+            Value::Integer(number @ 0..) => Ok(Cow::Owned(number.to_string())),
+            Value::Integer(_) | Value::OtherNumber => Err(self.problem("a number that is no id")),
+            _ => self.into_name().map(Cow::Borrowed),
+        }
+    }
+
+    /// This value as an amount in minor units.
+    fn into_minor(self) -> Result<i64, Problem> {
+        match self.value {
+            Value::Integer(..0) => Err(self.problem("a negative amount")),
+            Value::Integer(minor) if *minor > AMOUNT_MAX => Err(self.problem("an amount too large")),
+            _ => self.into_integer(),
+        }
+    }
+
+    /// This value as a currency.
+    pub(super) fn into_currency(self) -> Result<Currency, Problem> {
+        let parsed = self.as_text().and_then(|code| Currency::parse(code).ok());
+        parsed.ok_or_else(|| self.problem("not a currency"))
     }
 
     /// An amount in minor units at `key`, in the currency at `currency`.
     pub(super) fn money(&self, key: &str) -> Result<Money, Problem> {
-        let minor = self.integer(key)?;
-        let problem = |reason| Problem { reason, pointer: child_pointer(&self.pointer, key) };
-        if minor < 0 {
-            return Err(problem("a negative amount"));
+        let minor = self.required(key)?.into_minor()?;
+        Ok(Money::new(minor, self.required("currency")?.into_currency()?))
+    }
+
+    /// This value as an amount, of which the writer chose the form: an integer counts minor units, a decimal string major
+    /// ones. A number with a fraction is refused: `50.0` and `50` would be amounts of another size.
+    pub(super) fn into_money(self, currency: Currency) -> Result<Money, Problem> {
+        match self.as_text() {
+            Some(text) => decimal(text, currency).map_err(|reason| self.problem(reason)),
+            None => Ok(Money::new(self.into_minor()?, currency)),
         }
-        if minor > AMOUNT_MAX {
-            return Err(problem("an amount too large"));
-        }
-        let currency = self.required("currency")?;
-        let parsed = currency.as_text().and_then(|code| Currency::parse(code).ok());
-        Ok(Money::new(minor, parsed.ok_or_else(|| currency.problem("not a currency"))?))
     }
 
     /// An amount in major units, as a decimal string at `key` and its currency at `currency`: `"49.99"` and `"EUR"`.
@@ -165,10 +228,7 @@ impl<'a> Node<'a> {
     pub(super) fn decimal_money(&self, key: &str, currency: &str) -> Result<Money, Problem> {
         let amount = self.required(key)?;
         let text = amount.as_text().ok_or_else(|| amount.problem("not a decimal string"))?;
-        let code = self.required(currency)?;
-        let currency =
-            code.as_text().and_then(|code| Currency::parse(code).ok()).ok_or_else(|| code.problem("not a currency"))?;
-        decimal(text, currency).map_err(|reason| amount.problem(reason))
+        decimal(text, self.required(currency)?.into_currency()?).map_err(|reason| amount.problem(reason))
     }
 
     /// The integer at `key` as an amount in minor units of a currency that stands elsewhere.
@@ -234,6 +294,18 @@ pub(super) fn literal_at<'a>(bytes: &'a [u8], path: &[&str]) -> Option<&'a str> 
 /// The pointer to the end of a path of keys.
 pub(super) fn pointer_to(path: &[&str]) -> String {
     path.iter().fold(String::new(), |pointer, key| child_pointer(&pointer, key))
+}
+
+/// The elements of an array, each as its literal text. Of what [`read`] has accepted.
+pub(super) fn literals(array: &str) -> Option<Vec<&str>> {
+    let elements: Vec<&serde_json::value::RawValue> = serde_json::from_str(array).ok()?;
+    Some(elements.into_iter().map(serde_json::value::RawValue::get).collect())
+}
+
+/// An array's index as a pointer writes it: digits, no leading zero.
+fn array_index(key: &str) -> Option<usize> {
+    let plain = key == "0" || (!key.starts_with('0') && key.bytes().all(|byte| byte.is_ascii_digit()));
+    plain.then(|| key.parse().ok()).flatten()
 }
 
 /// `parent/key`, with the key escaped; cut where it would be longer than what is reported.
@@ -444,6 +516,56 @@ mod tests {
         assert_eq!(literal_at(text, &["data", "amount"]), Some("49.90"));
         assert_eq!(literal_at(text, &["data", "n"]), Some("\"x\""));
         assert_eq!(literal_at(text, &["data", "none"]), None);
+    }
+
+    #[test]
+    fn pointers_lead_where_rfc_6901_says() {
+        let document = read(br#"{"a":{"b/c":[{"m~n":7},null]},"":{"":"x"},"0":[1]}"#).unwrap();
+        let root = Node::root(&document);
+        let at = |text: &str| root.at(&Pointer::parse(text).unwrap()).map(|node| node.pointer);
+        for good in ["/a/b~1c/0/m~0n", "/", "//", "/0/0", "/a"] {
+            assert_eq!(at(good), Ok(good.to_owned()));
+        }
+        for absent in ["/a/b~1c/1", "/a/b~1c/00", "/a/b~1c/-", "/a/b~1c/+0", "/a/b~1c/9", "/a/b~1c/0/m~0n/x", "/b", "///"] {
+            assert_eq!(at(absent).unwrap_err().reason, "missing", "{absent}");
+        }
+        for bad in ["", "a", "a/b", "/~", "/~2", "/a~"] {
+            assert_eq!(Pointer::parse(bad), None, "{bad}");
+        }
+        let member = |key: &str| root.member(key).optional("x").is_none() && root.member(key).required("x").is_err();
+        assert!(member("nowhere") && root.member("a").optional("b/c").is_some());
+    }
+
+    #[test]
+    fn ids_and_amounts_may_be_numbers_or_strings_but_never_floats() {
+        let id = |text: &str| {
+            let value = read(text.as_bytes()).unwrap();
+            Node::root(&value).into_id().map(Cow::into_owned).map_err(|problem| problem.reason)
+        };
+        assert_eq!(id("285959875"), Ok("285959875".to_owned()));
+        assert_eq!(id("\"x-1\""), Ok("x-1".to_owned()));
+        for bad in ["-1", "1.5", "1e3", "99999999999999999999", "\"\"", "true", "[]"] {
+            assert!(id(bad).is_err(), "{bad}");
+        }
+        let money = |text: &str, currency: &str| {
+            let value = read(text.as_bytes()).unwrap();
+            let money = Node::root(&value).into_money(Currency::parse(currency).unwrap());
+            money.map(|money| money.minor).map_err(|problem| problem.reason)
+        };
+        for (text, currency, minor) in [
+            ("4999", "EUR", 4999),
+            ("\"49.99\"", "EUR", 4999),
+            ("\"4999\"", "JPY", 4999),
+            ("\"1.234\"", "BHD", 1234),
+            ("0", "EUR", 0),
+        ] {
+            assert_eq!(money(text, currency), Ok(minor), "{text} {currency}");
+        }
+        for bad in ["49.99", "50.0", "5e3", "-1", "\"-1\"", "\"49.999\"", "9007199254740993", "null", "true"] {
+            assert!(money(bad, "EUR").is_err(), "{bad}");
+        }
+        assert_eq!(literals(r#"[ {"a":49.90} , 1 ]"#), Some(vec![r#"{"a":49.90}"#, "1"]));
+        assert_eq!(literals("{}"), None);
     }
 
     #[test]

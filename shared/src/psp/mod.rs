@@ -8,14 +8,20 @@
 mod answer;
 mod ask;
 pub mod braintree;
+pub mod coinbase_commerce;
+pub mod flutterwave;
 pub mod generic;
+pub mod github;
 pub mod gocardless;
 mod json;
 pub mod klarna;
 pub mod mollie;
+mod normalised;
+pub mod shopify;
 mod signature;
 pub mod standard_webhooks;
 pub mod stripe;
+pub mod svix;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -37,9 +43,16 @@ pub static ALL: &[&dyn Psp] = &[
     &stripe::Stripe,
     &mollie::Mollie,
     &gocardless::GoCardless,
+    &flutterwave::FlutterwaveV3,
+    &flutterwave::FlutterwaveV4,
     &braintree::Braintree,
+    &coinbase_commerce::CoinbaseCommerce,
     &klarna::Klarna,
     &standard_webhooks::StandardWebhooks,
+    &svix::Svix,
+    &shopify::Shopify,
+    &github::Github,
+    &generic::Generic,
 ];
 
 /// The adapter of a PSP id.

@@ -5,10 +5,12 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::alphabet;
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, GetAll};
+use http::{HeaderMap, HeaderValue};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};
 use subtle::{Choice, ConditionallySelectable as _, ConstantTimeEq as _};
@@ -29,10 +31,21 @@ const TIMESTAMP_DIGITS_MAX: usize = 15;
 /// The longest content type that is kept, in bytes.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 
+/// Of secrets, which are written with and without padding. Signatures have theirs.
+pub(super) const EITHER_PADDING: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
 /// A header that must be there exactly once, in visible ASCII and spaces, within [`HEADER_BYTES_MAX`].
 pub(super) fn exactly_one<'h>(headers: &'h HeaderMap, header: &'static str) -> Result<&'h str, Rejection> {
+    exactly_one_called(&headers.get_all(header), header)
+}
+
+/// The same of a header whose name is a setting: `header` is what a rejection calls it.
+pub(super) fn exactly_one_called<'h>(values: &GetAll<'h, HeaderValue>, header: &'static str) -> Result<&'h str, Rejection> {
     let malformed = |problem| Rejection::MalformedHeader { header, problem };
-    let mut values = headers.get_all(header).iter();
+    let mut values = values.iter();
     let value = values.next().ok_or(Rejection::MissingHeader(header))?;
     if values.next().is_some() {
         return Err(Rejection::DuplicateHeader(header));
@@ -170,8 +183,6 @@ pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]

@@ -1,4 +1,4 @@
-//! Standard Webhooks, carrying Paybell's own normalised event: for an in-house or unlisted PSP.
+//! Standard Webhooks: for an in-house or unlisted PSP.
 //!
 //! **Signature** (standardwebhooks.com, specification). `webhook-id`, `webhook-timestamp` (seconds),
 //! `webhook-signature`: `<version>,<base64>` elements, separated by single spaces; any that matches accepts, unknown
@@ -9,56 +9,40 @@
 //! Stricter than the libraries: an id with a dot is refused, since `a.1` + `.2.…` and `a` + `.1.2.…` are the same signed
 //! bytes, and a body could be cut into another id, time and body under one signature.
 //!
-//! **Body.** `{"type", "timestamp": RFC 3339, "data": {…}}`, with in `data`:
+//! **Body.** Paybell's normalised event, or any JSON by pointers (`normalised.rs`). The event's id is `webhook-id`, which is
+//! signed and the same on every retry.
 //!
-//! | field | | meaning |
-//! |---|---|---|
-//! | `payment_id` | required | the PSP's id of the payment |
-//! | `order_id` | optional | the merchant's order; elsewhere by the setting `order_reference`, a path below `data` |
-//! | `amount`, `currency` | for `payment.authorized`, `payment.captured`, `refund.*`, `dispute.*` | minor units; of a payment all that is authorised or captured so far, gross |
-//! | `attempt_id` | optional | the attempt that a `payment.*` is about |
-//! | `final` | optional, `true` | `payment.captured`: no more of it will be captured |
-//! | `failure_code`, `failure_message` | optional | `payment.failed`: about the payment, never about the person |
-//! | `refund_id`, `dispute_id` | for `refund.*`, `dispute.*` | the PSP's id of the one refund or dispute |
-//! | `version` | optional | integer that grows with every change of the object (payment, refund, dispute); without it the `timestamp` stands in. Number all events of an object or none |
-//! | `mode` | optional | `live` or `test` |
-//!
-//! Types: `payment.{pending,authorized,captured,failed,canceled,expired}`, `refund.{pending,succeeded,failed}`,
-//! `dispute.{opened,won,lost}`. `payment.expired` says that nobody paid in time; an authorisation that lapsed is
-//! `payment.canceled`. Other types are ignored.
+//! Svix, from which the specification came, differs in the names of the headers alone (`svix.rs`).
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::alphabet;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::engine::general_purpose::STANDARD;
 use ring::signature::{ED25519, UnparsedPublicKey};
-use serde::Deserialize;
 use subtle::{Choice, ConstantTimeEq as _};
 use zeroize::Zeroizing;
 
-use super::json::{self, Node, Problem};
 use super::signature::{self, Matching, SIGNATURES_MAX};
 use super::{
     Abilities, Account, Keys, Profile, Proof, Psp, Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest,
-    telling,
+    generic, normalised,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
-use crate::event::{
-    DisputeState, EventKey, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind,
-    RefundState, Source,
-};
+use crate::event::PaymentEvent;
 use crate::secret::Secret;
 
 /// The adapter.
 pub struct StandardWebhooks;
 
-const ID: &str = "webhook-id";
-const TIMESTAMP: &str = "webhook-timestamp";
-const SIGNATURE: &str = "webhook-signature";
+/// The names of the three headers.
+pub(super) struct Names {
+    pub id: &'static str,
+    pub timestamp: &'static str,
+    pub signature: &'static str,
+}
+
+pub(super) const NAMES: Names = Names { id: "webhook-id", timestamp: "webhook-timestamp", signature: "webhook-signature" };
 
 /// Keys of `v1`, in bytes, by the specification.
 const KEY_BYTES_MIN: usize = 24;
@@ -74,22 +58,17 @@ const ED25519_SIGNATURE_BYTES: usize = 64;
 /// The longest id, in bytes.
 const ID_BYTES_MAX: usize = 255;
 
-/// Secrets are written with and without padding.
-const EITHER_PADDING: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
 static PROFILE: Profile = Profile {
     name: "Standard Webhooks",
     // Signed, and not in the body: part of what makes two deliveries the same.
-    translate_headers: &[ID],
+    translate_headers: &[NAMES.id],
     // Recommended to senders: 15 to 30 s.
     timeout: Duration::from_secs(15),
     // The recommended steps: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h, in sum 75 h 35 min.
     retry_window: Duration::from_mins(75 * 60 + 35),
     usual_delay: Duration::from_mins(1),
-    mapping_version: 1,
+    // 2: amounts as decimal strings.
+    mapping_version: 2,
     // Both at once: a header's elements say which they are.
     schemes: &[Scheme::signed("standard-webhooks-v1"), Scheme::signed("standard-webhooks-v1a")],
     can: Abilities { payment_status: false, event_list: false, endpoint_list: false },
@@ -106,95 +85,89 @@ impl Psp for StandardWebhooks {
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {
-        let refuse = |problem| Err(SettingError { setting: "secrets", problem });
-        if account.keys.secrets.is_empty() {
-            return refuse("is empty: without a secret nothing can be verified".to_owned());
-        }
-        for secret in &account.keys.secrets {
-            if let Err(problem) = Key::read(secret.expose()) {
-                return refuse(format!("{} {problem}", secret.name()));
-            }
-        }
-        Ok(())
+        check(account, "Standard Webhooks")
     }
 
     fn verify(&self, request: &WebhookRequest<'_>, keys: &Keys, now: Timestamp) -> Result<Verified, Rejection> {
-        let id = signature::exactly_one(request.headers, ID)?;
-        check_id(id).map_err(|problem| Rejection::MalformedHeader { header: ID, problem })?;
-        let time = signature::exactly_one(request.headers, TIMESTAMP)?;
-        let seconds = signature::seconds(time)
-            .ok_or(Rejection::MalformedHeader { header: TIMESTAMP, problem: "it is no plain number of seconds" })?;
-        let offered = SignatureHeader::read(signature::exactly_one(request.headers, SIGNATURE)?)?;
-        if request.body.is_empty() {
-            return Err(Rejection::EmptyBody);
-        }
-        let signed = [id.as_bytes(), b".", time.as_bytes(), b".", request.body];
-        // ed25519 wants one piece; the body is copied for it only where a signature and a key of that kind meet.
-        let mut whole = None;
-        let mut matching = Matching::new();
-        let mut usable = false;
-        for (position, secret) in keys.active(now) {
-            // `check` refuses such a secret at start; here it matches nothing.
-            let Ok(key) = Key::read(secret.expose()) else { continue };
-            usable = true;
-            let equal = match key {
-                Key::Hmac(key) => {
-                    let mac = signature::hmac_sha256(key.as_bytes(), &signed);
-                    offered.of("v1").fold(Choice::from(0), |equal, signature: [u8; 32]| equal | signature.ct_eq(&mac))
-                }
-                Key::Ed25519(key) => {
-                    let holds = |signature: [u8; ED25519_SIGNATURE_BYTES]| {
-                        let message = whole.get_or_insert_with(|| signed.concat());
-                        Choice::from(u8::from(UnparsedPublicKey::new(&ED25519, key).verify(message, &signature).is_ok()))
-                    };
-                    offered.of("v1a").map(holds).fold(Choice::from(0), |equal, holds| equal | holds)
-                }
-            };
-            matching.note(position, equal);
-        }
-        if !usable {
-            return Err(Rejection::Setting("secrets"));
-        }
-        let secret_name = matching.secret_name(keys)?;
-        signature::within_tolerance(seconds, now, keys.tolerance_s)?;
-
-        Ok(Verified {
-            webhook_id: id.to_owned(),
-            event_type: event_type(request.body).map(Cow::into_owned),
-            subject: None,
-            secret_name,
-            proof: Proof::Proven,
-            content_type: signature::content_type(request.headers),
-            headers: vec![(ID.to_owned(), id.to_owned())],
-        })
+        verify(&NAMES, request, keys, now)
     }
 
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
-        let value = json::read(&envelope.body)?;
-        let body = Node::root(&value);
-        let event_type = body.name("type")?;
-        let Some(kind) = Kind::of(event_type) else {
-            return Err(TranslateError::Ignored(format!("{event_type} is no type of a payment event")));
-        };
-        let occurred_at = telling::time(&body, "timestamp")?;
-        let data = body.object("data")?;
-        let payment_id = data.name("payment_id")?;
-        let fact = fact(kind, &data)?;
-        Ok(vec![PaymentEvent {
-            key: EventKey { psp: account.psp_id.clone(), account: account.name.clone(), event_id: envelope.webhook_id.clone() },
-            event_type: event_type.to_owned(),
-            occurred_at,
-            source: Source::Webhook,
-            mode: mode(&data)?,
-            references: references(&data, payment_id, &fact, account),
-            payment_id: payment_id.to_owned(),
-            version: data.optional_integer("version")?.map_or(FactVersion::Time(occurred_at.millis()), FactVersion::Number),
-            fact,
-        }])
+        normalised::translate(envelope, account).map(|event| vec![event])
     }
 }
 
 // ---------------------------------------------------------------------------------------------------- verification
+
+/// Refuses secrets that are no keys, and rules of another signature.
+pub(super) fn check(account: &Account, known: &str) -> Result<(), SettingError> {
+    let refuse = |problem| Err(SettingError { setting: "secrets", problem });
+    if account.keys.secrets.is_empty() {
+        return refuse("is empty: without a secret nothing can be verified".to_owned());
+    }
+    for secret in &account.keys.secrets {
+        if let Err(problem) = Key::read(secret.expose()) {
+            return refuse(format!("{} {problem}", secret.name()));
+        }
+    }
+    if account.keys.generic.as_ref().is_some_and(|rules| rules.pointers.id.is_some()) {
+        let problem = "says where the event's id stands, but it is in a header that is signed".to_owned();
+        return Err(SettingError { setting: "generic.id", problem });
+    }
+    generic::check_pointers_only(account, known)
+}
+
+/// By headers of these names.
+pub(super) fn verify(names: &Names, request: &WebhookRequest<'_>, keys: &Keys, now: Timestamp) -> Result<Verified, Rejection> {
+    let id = signature::exactly_one(request.headers, names.id)?;
+    check_id(id).map_err(|problem| Rejection::MalformedHeader { header: names.id, problem })?;
+    let time = signature::exactly_one(request.headers, names.timestamp)?;
+    let seconds = signature::seconds(time)
+        .ok_or(Rejection::MalformedHeader { header: names.timestamp, problem: "it is no plain number of seconds" })?;
+    let offered = SignatureHeader::read(names.signature, signature::exactly_one(request.headers, names.signature)?)?;
+    if request.body.is_empty() {
+        return Err(Rejection::EmptyBody);
+    }
+    let signed = [id.as_bytes(), b".", time.as_bytes(), b".", request.body];
+    // ed25519 wants one piece; the body is copied for it only where a signature and a key of that kind meet.
+    let mut whole = None;
+    let mut matching = Matching::new();
+    let mut usable = false;
+    for (position, secret) in keys.active(now) {
+        // `check` refuses such a secret at start; here it matches nothing.
+        let Ok(key) = Key::read(secret.expose()) else { continue };
+        usable = true;
+        let equal = match key {
+            Key::Hmac(key) => {
+                let mac = signature::hmac_sha256(key.as_bytes(), &signed);
+                offered.of("v1").fold(Choice::from(0), |equal, signature: [u8; 32]| equal | signature.ct_eq(&mac))
+            }
+            Key::Ed25519(key) => {
+                let holds = |signature: [u8; ED25519_SIGNATURE_BYTES]| {
+                    let message = whole.get_or_insert_with(|| signed.concat());
+                    Choice::from(u8::from(UnparsedPublicKey::new(&ED25519, key).verify(message, &signature).is_ok()))
+                };
+                offered.of("v1a").map(holds).fold(Choice::from(0), |equal, holds| equal | holds)
+            }
+        };
+        matching.note(position, equal);
+    }
+    if !usable {
+        return Err(Rejection::Setting("secrets"));
+    }
+    let secret_name = matching.secret_name(keys)?;
+    signature::within_tolerance(seconds, now, keys.tolerance_s)?;
+
+    Ok(Verified {
+        webhook_id: id.to_owned(),
+        event_type: normalised::event_type(request.body, keys),
+        subject: None,
+        secret_name,
+        proof: Proof::Proven,
+        content_type: signature::content_type(request.headers),
+        headers: vec![(names.id.to_owned(), id.to_owned())],
+    })
+}
 
 /// A configured secret, decoded.
 enum Key {
@@ -224,7 +197,7 @@ impl Signer {
         let signed = [id.as_bytes(), b".", time.as_bytes(), b".", body];
         let signature = |key: &HmacKey| format!("v1,{}", STANDARD.encode(signature::hmac_sha256(key.as_bytes(), &signed)));
         let signatures: Vec<String> = self.0.iter().map(signature).collect();
-        [(ID, id.to_owned()), (TIMESTAMP, time), (SIGNATURE, signatures.join(" "))]
+        [(NAMES.id, id.to_owned()), (NAMES.timestamp, time), (NAMES.signature, signatures.join(" "))]
     }
 }
 
@@ -247,7 +220,7 @@ impl Key {
         }
         if let Some(digits) = secret.strip_prefix("whpk_") {
             let mut key = [0; ED25519_KEY_BYTES];
-            return match EITHER_PADDING.decode_slice(digits, &mut key) {
+            return match signature::EITHER_PADDING.decode_slice(digits, &mut key) {
                 Ok(ED25519_KEY_BYTES) => Ok(Self::Ed25519(key)),
                 _ => Err("is not the base64 of an ed25519 public key of 32 bytes"),
             };
@@ -260,7 +233,7 @@ impl Key {
             return Err("is longer than the base64 of 64 bytes");
         }
         let mut room = Zeroizing::new([0; KEY_ROOM]);
-        let length = EITHER_PADDING.decode_slice(digits, room.as_mut_slice()).map_err(|_| "is not base64")?;
+        let length = signature::EITHER_PADDING.decode_slice(digits, room.as_mut_slice()).map_err(|_| "is not base64")?;
         if !(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&length) {
             return Err("does not decode to 24 to 64 bytes");
         }
@@ -283,8 +256,8 @@ fn check_id(id: &str) -> Result<(), &'static str> {
 struct SignatureHeader<'h>(&'h str);
 
 impl<'h> SignatureHeader<'h> {
-    fn read(text: &'h str) -> Result<Self, Rejection> {
-        let malformed = |problem| Err(Rejection::MalformedHeader { header: SIGNATURE, problem });
+    fn read(header: &'static str, text: &'h str) -> Result<Self, Rejection> {
+        let malformed = |problem| Err(Rejection::MalformedHeader { header, problem });
         let (mut known, mut elements) = (false, 0);
         for element in text.split(' ') {
             let Some((version, _)) = element.split_once(',') else { return malformed("an element is no version,signature") };
@@ -304,97 +277,6 @@ impl<'h> SignatureHeader<'h> {
             let decoded = offered == version && STANDARD.decode_slice(digits, &mut signature) == Ok(BYTES);
             decoded.then_some(signature)
         })
-    }
-}
-
-/// The type that an authentic body names, with every other field skipped.
-fn event_type(body: &[u8]) -> Option<Cow<'_, str>> {
-    #[derive(Deserialize)]
-    struct Head<'a> {
-        #[serde(borrow, rename = "type")]
-        event_type: Cow<'a, str>,
-    }
-    let head: Head<'_> = serde_json::from_slice(body).ok()?;
-    Some(head.event_type).filter(|text| json::is_name(text))
-}
-
-// ------------------------------------------------------------------------------------------------------ translation
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Payment(PaymentState),
-    Refund(RefundState),
-    Dispute(DisputeState),
-}
-
-impl Kind {
-    fn of(event_type: &str) -> Option<Self> {
-        Some(match event_type {
-            "payment.pending" => Self::Payment(PaymentState::Pending),
-            "payment.authorized" => Self::Payment(PaymentState::Authorized),
-            "payment.captured" => Self::Payment(PaymentState::Captured),
-            "payment.failed" => Self::Payment(PaymentState::Failed),
-            "payment.canceled" => Self::Payment(PaymentState::Canceled),
-            "payment.expired" => Self::Payment(PaymentState::Expired),
-            "refund.pending" => Self::Refund(RefundState::Pending),
-            "refund.succeeded" => Self::Refund(RefundState::Succeeded),
-            "refund.failed" => Self::Refund(RefundState::Failed),
-            "dispute.opened" => Self::Dispute(DisputeState::Open),
-            "dispute.won" => Self::Dispute(DisputeState::Won),
-            "dispute.lost" => Self::Dispute(DisputeState::Lost),
-            _ => return None,
-        })
-    }
-}
-
-fn fact(kind: Kind, data: &Node<'_>) -> Result<Fact, Problem> {
-    Ok(match kind {
-        Kind::Payment(state) => Fact::Payment(payment_fact(state, data)?),
-        Kind::Refund(state) => {
-            Fact::Refund { id: data.name("refund_id")?.to_owned(), state, amount: data.money("amount")?, created: None }
-        }
-        Kind::Dispute(state) => Fact::Dispute { id: data.name("dispute_id")?.to_owned(), state, amount: data.money("amount")? },
-    })
-}
-
-fn payment_fact(state: PaymentState, data: &Node<'_>) -> Result<PaymentFact, Problem> {
-    let mut fact = PaymentFact { attempt: data.optional_name("attempt_id")?.map(str::to_owned), ..PaymentFact::new(state) };
-    match state {
-        PaymentState::Authorized => fact.authorized = Some(data.money("amount")?),
-        PaymentState::Captured => {
-            fact.captured = Some(data.money("amount")?);
-            fact.capture_final = data.optional_bool("final")?.unwrap_or(true);
-        }
-        PaymentState::Failed => {
-            let code = data.optional_name("failure_code")?;
-            let message = data.text("failure_message");
-            fact.failure = (code.is_some() || message.is_some()).then(|| telling::failure(code, message));
-        }
-        PaymentState::Pending | PaymentState::Expired | PaymentState::AuthorizationExpired | PaymentState::Canceled => {}
-    }
-    Ok(fact)
-}
-
-fn references(data: &Node<'_>, payment_id: &str, fact: &Fact, account: &Account) -> Vec<Reference> {
-    let order = account.order_reference.as_ref().map_or_else(|| data.name_at(&["order_id"]), |path| data.name_at(path));
-    let mut references: Vec<Reference> = order.map(|order| Reference::new(ReferenceKind::Order, order)).into_iter().collect();
-    references.push(Reference::new(ReferenceKind::Payment, payment_id));
-    match fact {
-        Fact::Refund { id, .. } => references.push(Reference::new(ReferenceKind::Refund, id)),
-        Fact::Dispute { id, .. } => references.push(Reference::new(ReferenceKind::Dispute, id)),
-        Fact::Payment(_) | Fact::Capture { .. } | Fact::RefundTotal { .. } => {}
-    }
-    references
-}
-
-fn mode(data: &Node<'_>) -> Result<Option<Mode>, Problem> {
-    match data.optional("mode") {
-        None => Ok(None),
-        Some(mode) => match mode.as_text() {
-            Some("live") => Ok(Some(Mode::Live)),
-            Some("test") => Ok(Some(Mode::Test)),
-            _ => Err(mode.problem("neither live nor test")),
-        },
     }
 }
 
@@ -418,7 +300,10 @@ pub(super) mod tests {
                 let (key, time) = (STANDARD.decode(secret.strip_prefix("whsec_").unwrap()).unwrap(), time_s.to_string());
                 let mac = signature::hmac_sha256(&key, &[b"msg_1.", time.as_bytes(), b".", body]);
                 let signed = format!("v1,{}", STANDARD.encode(mac));
-                (tests::headers([(ID, "msg_1".to_owned()), (TIMESTAMP, time), (SIGNATURE, signed)]), body.to_vec())
+                (
+                    tests::headers([(NAMES.id, "msg_1".to_owned()), (NAMES.timestamp, time), (NAMES.signature, signed)]),
+                    body.to_vec(),
+                )
             },
             body: br#"{"type":"payment.pending"}"#,
             event_type: Some("payment.pending"),
@@ -441,7 +326,7 @@ pub(super) mod tests {
     }
 
     fn headers(id: &str, signature: &str) -> HeaderMap {
-        let pairs = [(ID, id), (TIMESTAMP, TIME), (SIGNATURE, signature)];
+        let pairs = [(NAMES.id, id), (NAMES.timestamp, TIME), (NAMES.signature, signature)];
         pairs.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())).into_iter().collect()
     }
 

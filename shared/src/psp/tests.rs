@@ -50,8 +50,16 @@ fn specimens() -> Vec<Specimen> {
         super::mollie::tests::specimen(),
         super::mollie::tests::classic_specimen(),
         super::gocardless::tests::specimen(),
+        super::flutterwave::tests::specimen_v3(),
+        super::flutterwave::tests::specimen_v4(),
+        super::flutterwave::tests::specimen_v4_plain(),
+        super::coinbase_commerce::tests::specimen(),
         super::klarna::tests::specimen(),
         super::standard_webhooks::tests::specimen(),
+        super::svix::tests::specimen(),
+        super::shopify::tests::specimen(),
+        super::github::tests::specimen(),
+        super::generic::tests::specimen(),
     ]
 }
 
