@@ -31,7 +31,8 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &gocardless::GoCardless, &braintree::Braintree, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Psp] =
+    &[&stripe::Stripe, &gocardless::GoCardless, &braintree::Braintree, &standard_webhooks::StandardWebhooks];
 
 /// The adapter of a PSP id.
 #[must_use]

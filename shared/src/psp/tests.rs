@@ -42,7 +42,12 @@ pub(super) struct Specimen {
 
 /// One for each scheme of each adapter. The order is that of [`ALL`].
 fn specimens() -> Vec<Specimen> {
-    vec![super::stripe::tests::specimen(), super::gocardless::tests::specimen(), super::standard_webhooks::tests::specimen()]
+    vec![
+        super::stripe::tests::specimen(),
+        super::gocardless::tests::specimen(),
+        super::braintree::tests::specimen(),
+        super::standard_webhooks::tests::specimen(),
+    ]
 }
 
 fn specimen(id: &str) -> Specimen {
