@@ -167,10 +167,9 @@ impl Psp for Braintree {
     }
 
     fn hinted(&self, envelope: &Envelope, account: &Account) -> Result<Vec<String>, TranslateError> {
+        let ended = [PaymentState::Canceled, PaymentState::Expired, PaymentState::AuthorizationExpired];
         let says_too_little = |event: &PaymentEvent| match &event.fact {
-            // A declined settlement that does not say what went before.
-            Fact::Payment(fact) if fact.state == PaymentState::Failed => true,
-            Fact::Payment(fact) => fact.state == PaymentState::Captured && fact.captured.is_none(),
+            Fact::Payment(fact) => fact.captured.is_none() && fact.authorized.is_none() && !ended.contains(&fact.state),
             _ => false,
         };
         let events = self.translate(envelope, account)?;
@@ -833,7 +832,8 @@ pub(super) mod tests {
 
     /// Base64 in lines of 60, each with its newline.
     fn payload_of(xml: &[u8]) -> String {
-        STANDARD.encode(xml).as_bytes().chunks(60).map(|line| format!("{}\n", std::str::from_utf8(line).unwrap())).collect()
+        let text = STANDARD.encode(xml);
+        text.as_bytes().chunks(60).flat_map(|line| [std::str::from_utf8(line).unwrap(), "\n"]).collect()
     }
 
     fn encoded(text: &str) -> String {
@@ -1126,6 +1126,10 @@ pub(super) mod tests {
         assert_eq!(hinted("transaction_disbursed", &transaction("settled", "")), [""; 0]);
         assert_eq!(hinted("transaction_settled", &transaction("settled", "")), [""; 0]);
         assert_eq!(hinted("transaction_settlement_declined", &transaction("settlement_declined", "")), ["bt1"]);
+        let local = format!("<local-payment>{}</local-payment>", transaction("authorizing", ""));
+        assert_eq!(hinted("local_payment_completed", &local), ["bt1"]);
+        let reversed = "<local-payment-reversed><payment-id>lp1</payment-id></local-payment-reversed>";
+        assert_eq!(hinted("local_payment_reversed", reversed), [""; 0], "that is no transaction");
         assert_eq!(hinted("check", "<check/>"), [""; 0]);
     }
 
