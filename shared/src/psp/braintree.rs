@@ -32,9 +32,9 @@
 //!
 //! **Versions** are the timestamp of a notification, an object's `updated-at` in an answer, else the answer's `Date`.
 //!
-//! **API** (as the SDKs speak it): XML, `Basic <public key>:<private key>`, with the path of the merchant (`merchant_id`); the
-//! private key is `api_key`, or else the first of `secrets`, which is the same key. The sweep searches transactions by the
-//! times at which they were made, settled, voided, lapsed or disputed.
+//! **API** (as the SDKs speak it): XML, `Basic <public key>:<private key>`, with the path of the merchant (`merchant_id`);
+//! `api_key` is the private key that belongs to `public_key`. The sweep searches transactions by the times at which they were
+//! made, settled, voided, lapsed or disputed.
 //!
 //! **Uncertain**: the time-out (30 s, second hand) and the retries (hourly for 24 h, second hand).
 
@@ -776,8 +776,7 @@ fn search_by_ids(account: &Account, ids: &[&str]) -> Result<Request<Bytes>, AskE
 fn ask(account: &Account, path: &str, body: Option<String>) -> Result<Request<Bytes>, AskError> {
     let merchant = account.api.merchant_id.as_deref().filter(|id| is_id(id)).ok_or(AskError::Missing("merchant_id"))?;
     let public_key = account.keys.public_key.as_deref().ok_or(AskError::Missing("public_key"))?;
-    let private_key = account.api.key.as_ref().or_else(|| account.keys.secrets.first());
-    let credentials = private_key.and_then(|key| ask::basic(public_key, key)).ok_or(AskError::Missing("api_key"))?;
+    let credentials = account.api.key.as_ref().and_then(|key| ask::basic(public_key, key)).ok_or(AskError::Missing("api_key"))?;
     let host = if account.mode == Mode::Live { LIVE_API } else { TEST_API };
     let path = format!("/merchants/{merchant}{path}");
     let mut request = ask::finish(ask::get(account, host, &path, credentials).header("x-apiversion", API_VERSION))?;
@@ -1160,14 +1159,10 @@ pub(super) mod tests {
         assert_eq!(request.headers()["authorization"], basic);
 
         account.mode = Mode::Live;
-        account.api.key = None;
         let request = Braintree.status_request("bt1", Some("related:r1,r2"), &account).unwrap();
         assert_eq!(request.uri(), "https://api.braintreegateway.com/merchants/merchant_1/transactions/advanced_search");
         assert_eq!((request.method(), &request.headers()["content-type"]), (&Method::POST, &XML));
         assert_eq!(&request.body()[..], b"<search><ids type=\"array\"><item>r1</item><item>r2</item></ids></search>");
-        let basic = format!("Basic {}", STANDARD.encode(format!("{PUBLIC}:{SECRET}")));
-        assert_eq!(request.headers()["authorization"], basic, "the private key is the secret, unless another is set");
-
         account.api.url = Some("http://127.0.0.1:4242".to_owned());
         let since = Timestamp::from_millis(1_789_999_999_999);
         let request = Braintree.events_request(since, Some("settled_at"), &account).unwrap();
@@ -1177,6 +1172,9 @@ pub(super) mod tests {
 
         account.api.merchant_id = None;
         assert_eq!(Braintree.status_request("bt1", None, &account).unwrap_err(), AskError::Missing("merchant_id"));
+        account.api.key = None;
+        account.api.merchant_id = Some("merchant_1".to_owned());
+        assert_eq!(Braintree.status_request("bt1", None, &account).unwrap_err(), AskError::Missing("api_key"));
     }
 
     #[test]
