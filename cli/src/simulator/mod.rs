@@ -8,8 +8,12 @@
 //! To add a PSP: a file with a unit struct that implements [`Dialect`], one line in [`ALL`].
 
 mod account;
+pub mod braintree;
+mod braintree_api;
 mod decimal;
 pub mod dialect;
+pub mod gocardless;
+mod gocardless_api;
 mod http;
 pub mod ledger;
 mod mac;
@@ -26,7 +30,8 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Dialect] =
+    &[&stripe::Stripe, &gocardless::GoCardless, &braintree::Braintree, &standard_webhooks::StandardWebhooks];
 
 /// The dialect of this name.
 #[must_use]

@@ -32,9 +32,9 @@
 //!
 //! **Versions** are the timestamp of a notification, an object's `updated-at` in an answer, else the answer's `Date`.
 //!
-//! **API** (as the SDKs speak it): XML, `Basic <public key>:<private key>`, with the path of the merchant (`merchant_id`); the
-//! private key is `api_key`, or else the first of `secrets`, which is the same key. The sweep searches transactions by the
-//! times at which they were made, settled, voided, lapsed or disputed.
+//! **API** (as the SDKs speak it): XML, `Basic <public key>:<private key>`, with the path of the merchant (`merchant_id`);
+//! `api_key` is the private key that belongs to `public_key`. The sweep searches transactions by the times at which they were
+//! made, settled, voided, lapsed or disputed.
 //!
 //! **Uncertain**: the time-out (30 s, second hand) and the retries (hourly for 24 h, second hand).
 
@@ -167,10 +167,9 @@ impl Psp for Braintree {
     }
 
     fn hinted(&self, envelope: &Envelope, account: &Account) -> Result<Vec<String>, TranslateError> {
+        let ended = [PaymentState::Canceled, PaymentState::Expired, PaymentState::AuthorizationExpired];
         let says_too_little = |event: &PaymentEvent| match &event.fact {
-            // A declined settlement that does not say what went before.
-            Fact::Payment(fact) if fact.state == PaymentState::Failed => true,
-            Fact::Payment(fact) => fact.state == PaymentState::Captured && fact.captured.is_none(),
+            Fact::Payment(fact) => fact.captured.is_none() && fact.authorized.is_none() && !ended.contains(&fact.state),
             _ => false,
         };
         let events = self.translate(envelope, account)?;
@@ -777,8 +776,7 @@ fn search_by_ids(account: &Account, ids: &[&str]) -> Result<Request<Bytes>, AskE
 fn ask(account: &Account, path: &str, body: Option<String>) -> Result<Request<Bytes>, AskError> {
     let merchant = account.api.merchant_id.as_deref().filter(|id| is_id(id)).ok_or(AskError::Missing("merchant_id"))?;
     let public_key = account.keys.public_key.as_deref().ok_or(AskError::Missing("public_key"))?;
-    let private_key = account.api.key.as_ref().or_else(|| account.keys.secrets.first());
-    let credentials = private_key.and_then(|key| ask::basic(public_key, key)).ok_or(AskError::Missing("api_key"))?;
+    let credentials = account.api.key.as_ref().and_then(|key| ask::basic(public_key, key)).ok_or(AskError::Missing("api_key"))?;
     let host = if account.mode == Mode::Live { LIVE_API } else { TEST_API };
     let path = format!("/merchants/{merchant}{path}");
     let mut request = ask::finish(ask::get(account, host, &path, credentials).header("x-apiversion", API_VERSION))?;
@@ -789,4 +787,566 @@ fn ask(account: &Account, path: &str, body: Option<String>) -> Result<Request<By
         *request.body_mut() = body.into();
     }
     Ok(request)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use http::HeaderMap;
+    use proptest::prelude::*;
+
+    use super::super::tests::{NOW_S, Specimen, envelope};
+    use super::*;
+    use crate::event::EventKey;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &Braintree,
+            scheme: "braintree-form",
+            secret: SECRET,
+            other_secret: "bt_private_test_key_2",
+            settings: |account| {
+                account.keys.public_key = Some(PUBLIC.to_owned());
+                account.api.merchant_id = Some("merchant_1".to_owned());
+            },
+            sign: |secret, _, xml| (HeaderMap::new(), signed(secret, &payload_of(xml))),
+            body: b"<notification><kind>transaction_settled</kind></notification>",
+            event_type: Some("transaction_settled"),
+            timed: false,
+            // The form has a grammar, and what it carries is written in base64.
+            any_body: false,
+            unsigned_headers: &[],
+        }
+    }
+
+    const SECRET: &str = "bt_private_test_key_1";
+    const PUBLIC: &str = "bt_pub_test_key";
+
+    fn account() -> Account {
+        specimen().account(&[SECRET])
+    }
+
+    fn mac(secret: &str, text: &str) -> String {
+        hex::encode(signature::hmac_sha1(&Sha1::digest(secret.as_bytes()), &[text.as_bytes()]))
+    }
+
+    /// Base64 in lines of 60, each with its newline.
+    fn payload_of(xml: &[u8]) -> String {
+        let text = STANDARD.encode(xml);
+        text.as_bytes().chunks(60).flat_map(|line| [std::str::from_utf8(line).unwrap(), "\n"]).collect()
+    }
+
+    fn encoded(text: &str) -> String {
+        percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    }
+
+    fn form(signature: &str, payload: &str) -> Vec<u8> {
+        format!("bt_signature={}&bt_payload={}", encoded(signature), encoded(payload)).into_bytes()
+    }
+
+    fn signed(secret: &str, payload: &str) -> Vec<u8> {
+        form(&format!("{PUBLIC}|{}", mac(secret, payload)), payload)
+    }
+
+    fn verify(body: &[u8]) -> Result<Verified, Rejection> {
+        specimen().verify(&[SECRET], &HeaderMap::new(), body)
+    }
+
+    fn reason(body: &[u8]) -> &'static str {
+        verify(body).map_or_else(|rejection| rejection.reason(), |_| "accepted")
+    }
+
+    // ------------------------------------------------------------------------------------------------ verification
+
+    const XML_TEXT: &str = "<notification><kind>check</kind>???>>></notification>";
+
+    #[test]
+    fn the_form_has_one_grammar() {
+        let payload = payload_of(XML_TEXT.as_bytes());
+        assert!(payload.contains('+') || payload.contains('/'), "the payload must have signs that forms encode");
+        let signature = format!("{PUBLIC}|{}", mac(SECRET, &payload));
+        let (s, p) = (encoded(&signature), encoded(&payload));
+        let lower = p.replace("%2B", "%2b").replace("%0A", "%0a").replace("%3D", "%3d");
+        for body in [
+            format!("bt_signature={s}&bt_payload={p}"),
+            format!("bt_payload={p}&bt_signature={s}"),
+            format!("bt_signature={s}&bt_payload={lower}"),
+            format!("bt_signature={signature}&bt_payload={}", p.replace("%3D", "=").replace("%2F", "/")),
+            format!("bt_signature={s}&bt_payload={p}&new_field=%00"),
+        ] {
+            assert_eq!(reason(body.as_bytes()), "accepted", "{body}");
+        }
+        for (body, why) in [
+            (format!("bt_payload={p}"), "malformed_body"),
+            (format!("bt_signature={s}"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload="), "malformed_body"),
+            (format!("bt_signature=&bt_payload={p}"), "no_usable_signature"),
+            (format!("bt_signature={s}&bt_signature={s}&bt_payload={p}"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}&bt_payload={p}"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}&"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}\n"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={}", p.replace("%0A", "\n")), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={}", p.replace("%0A", "")), "signature_mismatch"),
+            (format!("bt_signature={s}&bt_payload={}", p.replace("%0A", "%0D%0A")), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={}", p.replace("%2B", "+").replace("%2F", "+")), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}%"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}%2"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}%zz"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}%C3%A9"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}é"), "malformed_body"),
+            (format!("bt_signature={s}&bt_payload={p}{}", "&a=b".repeat(FIELDS_MAX)), "malformed_body"),
+            (XML_TEXT.to_owned(), "malformed_body"),
+            (format!("{{\"bt_signature\":\"{signature}\"}}"), "malformed_body"),
+        ] {
+            assert_eq!(reason(body.as_bytes()), why, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_newline_that_was_lost_at_the_end_is_forgiven_and_no_other() {
+        let payload = payload_of(XML_TEXT.as_bytes());
+        let signature = format!("{PUBLIC}|{}", mac(SECRET, &payload));
+        assert_eq!(reason(&form(&signature, payload.trim_end_matches('\n'))), "accepted");
+        assert_eq!(reason(&form(&signature, &format!("{payload}\n"))), "signature_mismatch");
+        assert_eq!(reason(&form(&signature, &payload.replacen('\n', "", 1))), "signature_mismatch");
+    }
+
+    #[test]
+    fn our_signature_is_the_one_with_our_public_key() {
+        let payload = payload_of(XML_TEXT.as_bytes());
+        let (good, bad) = (mac(SECRET, &payload), "0".repeat(40));
+        for (pairs, why) in [
+            (format!("{PUBLIC}|{good}"), "accepted"),
+            (format!("other|{bad}&{PUBLIC}|{good}"), "accepted"),
+            (format!("{PUBLIC}|{good}&other|{bad}"), "accepted"),
+            (format!("no pair&{PUBLIC}|{good}"), "accepted"),
+            (format!("{PUBLIC}|{bad}&other|{good}"), "signature_mismatch"),
+            (format!("{PUBLIC}|{good}&{PUBLIC}|{bad}"), "malformed_body"),
+            (format!("{PUBLIC}|{good}&{PUBLIC}|{good}"), "malformed_body"),
+            (format!("other|{good}"), "no_usable_signature"),
+            (format!("{}|{good}", PUBLIC.to_uppercase()), "no_usable_signature"),
+            (format!(" {PUBLIC}|{good}"), "no_usable_signature"),
+            (PUBLIC.to_owned(), "no_usable_signature"),
+            (good.clone(), "no_usable_signature"),
+            (format!("{PUBLIC}|{}", good.to_uppercase()), "malformed_body"),
+            (format!("{PUBLIC}|{good}00"), "malformed_body"),
+            (format!("{PUBLIC}|{good}|{good}"), "malformed_body"),
+            (format!("{PUBLIC}|"), "malformed_body"),
+            (format!("{PUBLIC}|{good}{}", "&a|b".repeat(SIGNATURES_MAX)), "malformed_body"),
+        ] {
+            assert_eq!(reason(&form(&pairs, &payload)), why, "{pairs}");
+        }
+        let keyed_by_itself = hex::encode(signature::hmac_sha1(SECRET.as_bytes(), &[payload.as_bytes()]));
+        assert_eq!(reason(&form(&format!("{PUBLIC}|{keyed_by_itself}"), &payload)), "signature_mismatch");
+    }
+
+    #[test]
+    fn a_challenge_is_answered_and_its_answer_signs_no_webhook() {
+        let keys = account().keys;
+        let challenge = "20f9f8ed05f77439fe955c977e4c8a53";
+        let answer = Braintree.challenge(&format!("bt_challenge={challenge}"), &keys).unwrap();
+        assert_eq!(answer, format!("{PUBLIC}|{}", mac(SECRET, challenge)));
+        assert!(Braintree.challenge(&format!("a=b&bt_challenge={challenge}&c"), &keys).is_some());
+        for query in [
+            String::new(),
+            "bt_challenge=".to_owned(),
+            format!("bt_challenge={}", &challenge[..19]),
+            format!("bt_challenge={challenge}0"),
+            format!("bt_challenge={}", challenge.to_uppercase()),
+            format!("bt_challenge={challenge}%0A"),
+            format!("bt_challenge={challenge}&bt_challenge={challenge}"),
+            format!("challenge={challenge}"),
+        ] {
+            assert_eq!(Braintree.challenge(&query, &keys), None, "{query}");
+        }
+        assert_eq!(Braintree.challenge(&format!("bt_challenge={challenge}"), &Keys { public_key: None, ..keys }), None);
+
+        assert_eq!(reason(&form(&answer, challenge)), "malformed_body");
+        assert_eq!(reason(&form(&format!("{PUBLIC}|{}", mac(SECRET, &format!("{challenge}\n"))), challenge)), "malformed_body");
+    }
+
+    #[test]
+    fn what_makes_an_account_useless_is_refused_at_start() {
+        let setting = |change: fn(&mut Account)| {
+            let mut account = account();
+            change(&mut account);
+            Braintree.check(&account).map_err(|error| error.setting)
+        };
+        assert_eq!(setting(|_| ()), Ok(()));
+        assert_eq!(setting(|account| account.keys.public_key = None), Err("public_key"));
+        assert_eq!(setting(|account| account.keys.public_key = Some("a|b".to_owned())), Err("public_key"));
+        assert_eq!(setting(|account| account.api.merchant_id = None), Err("merchant_id"));
+        assert_eq!(setting(|account| account.api.merchant_id = Some("../x".to_owned())), Err("merchant_id"));
+        let without_api = |account: &mut Account| (account.api.key, account.api.merchant_id) = (None, None);
+        assert_eq!(setting(without_api), Ok(()), "webhooks alone need no API");
+
+        let mut keys = account().keys;
+        keys.public_key = None;
+        let body = signed(SECRET, &payload_of(XML_TEXT.as_bytes()));
+        let request = WebhookRequest { headers: &HeaderMap::new(), body: &body, token: None, query: "", certificate: None };
+        assert_eq!(Braintree.verify(&request, &keys, Timestamp::from_seconds(NOW_S)), Err(Rejection::Setting("public_key")));
+    }
+
+    #[test]
+    fn an_authentic_payload_that_is_no_notification_is_kept_and_quarantined() {
+        for xml in ["not XML", "<other/>", "<notification/>", "<!DOCTYPE a><notification><kind>check</kind></notification>"] {
+            let verified = verify(&signed(SECRET, &payload_of(xml.as_bytes()))).unwrap();
+            assert_eq!(verified.event_type, None, "{xml}");
+            let meant = Braintree.translate(&envelope(&Braintree, xml.as_bytes()), &account());
+            assert!(matches!(meant, Err(TranslateError::Unintelligible { .. })), "{xml}: {meant:?}");
+        }
+        for payload in ["AAA\n", "A===", "=", "\n"] {
+            assert_eq!(reason(&signed(SECRET, payload)), "accepted", "{payload:?}");
+            assert_eq!(Form::read(&signed(SECRET, payload)).unwrap().kind(), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_bit_of_payload_and_signature_counts(xml in prop::collection::vec(any::<u8>(), 30..200), at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+            let payload = payload_of(&xml);
+            let signature = format!("{PUBLIC}|{}", mac(SECRET, &payload));
+            prop_assert_eq!(reason(&form(&signature, &payload)), "accepted");
+            let flip = |text: &str| {
+                let mut bytes = text.as_bytes().to_vec();
+                let at = at.index(bytes.len());
+                bytes[at] ^= 1 << bit;
+                // What is no ASCII cannot be written in the form at all.
+                String::from_utf8(bytes).ok().filter(|text| text.is_ascii())
+            };
+            if let Some(altered) = flip(&payload) {
+                prop_assert_ne!(reason(&form(&signature, &altered)), "accepted");
+            }
+            if let Some(altered) = flip(&signature) {
+                prop_assert_ne!(reason(&form(&altered, &payload)), "accepted");
+            }
+        }
+
+        #[test]
+        fn every_bit_of_the_body_counts_but_for_how_it_is_written(at in any::<prop::sample::Index>(), bit in 0..8_u8) {
+            let body = signed(SECRET, &payload_of(XML_TEXT.as_bytes()));
+            let mut altered = body.clone();
+            let at = at.index(altered.len());
+            altered[at] ^= 1 << bit;
+            if let Ok(form) = Form::read(&altered) && verify(&altered).is_ok() {
+                // `%2b` for `%2B`: the signature covers the text, not how the form writes it.
+                prop_assert_eq!(form.payload, Form::read(&body).unwrap().payload);
+                prop_assert!(altered.eq_ignore_ascii_case(&body));
+            }
+        }
+
+        #[test]
+        fn odd_notifications_never_panic_and_stay_within_bounds(
+            name in prop::sample::select(super::super::tests::fixtures(&Braintree).into_iter().map(|(name, _)| name).collect::<Vec<_>>()),
+            cut in any::<prop::sample::Index>(), length in 0..40_usize, odd in "[<>/&;a-z0-9 -]{0,30}",
+        ) {
+            let fixtures = super::super::tests::fixtures(&Braintree);
+            let (_, xml) = fixtures.iter().find(|(known, _)| *known == name).unwrap();
+            let start = cut.index(xml.len());
+            let end = (start + length).min(xml.len());
+            let altered = [&xml[..start], odd.as_bytes(), &xml[end..]].concat();
+            let sent = envelope(&Braintree, &altered);
+            prop_assert_eq!(Braintree.translate(&sent, &account()), Braintree.translate(&sent, &account()));
+            for event in Braintree.translate(&sent, &account()).unwrap_or_default() {
+                prop_assert!(event.key.event_id.len() <= 255 && is_id(&event.payment_id));
+            }
+            let _ = Braintree.hinted(&sent, &account());
+            let answer = Response::new(Bytes::from(altered));
+            for cursor in [None, Some("related:a"), Some("created_at"), Some("created_at:a,b")] {
+                let _ = Braintree.read_status(&asked(cursor), &answer, &account());
+                let _ = Braintree.read_events(&asked(cursor), &answer, &account());
+            }
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------- translation
+
+    fn translate(kind: &str, subject: &str) -> Result<Vec<PaymentEvent>, TranslateError> {
+        let xml = notification(kind, subject);
+        Braintree.translate(&envelope(&Braintree, xml.as_bytes()), &account())
+    }
+
+    fn notification(kind: &str, subject: &str) -> String {
+        let time = "<timestamp type=\"datetime\">2026-09-21T13:33:10Z</timestamp>";
+        format!("<notification>{time}<kind>{kind}</kind><subject>{subject}</subject></notification>")
+    }
+
+    fn transaction(status: &str, more: &str) -> String {
+        let money = "<amount>49.99</amount><currency-iso-code>EUR</currency-iso-code>";
+        format!("<transaction><id>bt1</id><status>{status}</status><type>sale</type>{money}{more}</transaction>")
+    }
+
+    #[test]
+    fn what_is_not_about_a_payment_is_ignored() {
+        for kind in ["check", "transaction_reviewed", "subscription_charged_successfully", "disbursement", "dispute_dreamt_of"] {
+            assert!(matches!(translate(kind, "<x/>"), Err(TranslateError::Ignored(_))), "{kind}");
+        }
+        let credit = "<transaction><id>c1</id><type>credit</type><status>settled</status></transaction>";
+        assert!(matches!(translate("transaction_settled", credit), Err(TranslateError::Ignored(_))));
+    }
+
+    #[test]
+    fn amounts_are_exact_in_every_currency_or_refused() {
+        let captured = |amount: &str, currency: &str| {
+            let subject = format!(
+                "<transaction><id>bt1</id><amount>{amount}</amount><currency-iso-code>{currency}</currency-iso-code></transaction>"
+            );
+            let events = translate("transaction_settled", &subject).map_err(|_| ())?;
+            let Fact::Payment(fact) = &events[0].fact else { return Err(()) };
+            Ok(fact.captured.map(|money| money.minor))
+        };
+        assert_eq!(captured("49.99", "EUR"), Ok(Some(4999)));
+        assert_eq!(captured("100", "USD"), Ok(Some(10_000)));
+        assert_eq!(captured("1000", "JPY"), Ok(Some(1000)));
+        assert_eq!(captured("1.234", "KWD"), Ok(Some(1234)));
+        assert_eq!(captured("1", ""), Ok(None), "a currency that is not told leaves the amount untold");
+        for (amount, currency) in [("49.999", "EUR"), ("-1", "EUR"), ("1e2", "EUR"), ("", "EUR"), ("1.5", "JPY"), ("1", "EURO")] {
+            assert_eq!(captured(amount, currency), Err(()), "{amount} {currency}");
+        }
+    }
+
+    #[test]
+    fn a_key_tells_kinds_subjects_and_times_apart() {
+        let key = |kind: &str| translate(kind, &transaction("settled", "")).unwrap()[0].key.event_id.clone();
+        assert_eq!(key("transaction_settled"), "transaction_settled:bt1:1789997590");
+        assert_eq!(key("transaction_disbursed"), "transaction_disbursed:bt1:1789997590");
+        let long = transaction("settled", "").replace("bt1", &"a".repeat(ID_BYTES_MAX));
+        assert!(translate("transaction_settled", &long).unwrap()[0].key.event_id.len() <= 255);
+        let longer = transaction("settled", "").replace("bt1", &"a".repeat(ID_BYTES_MAX + 1));
+        assert!(translate("transaction_settled", &longer).is_err());
+    }
+
+    #[test]
+    fn what_says_too_little_is_asked_about() {
+        let hinted = |kind: &str, subject: &str| {
+            Braintree.hinted(&envelope(&Braintree, notification(kind, subject).as_bytes()), &account()).unwrap_or_default()
+        };
+        let bare = "<transaction><id>bt1</id><amount>100</amount></transaction>";
+        assert_eq!(hinted("transaction_disbursed", bare), ["bt1"]);
+        assert_eq!(hinted("transaction_disbursed", &transaction("settled", "")), [""; 0]);
+        assert_eq!(hinted("transaction_settled", &transaction("settled", "")), [""; 0]);
+        assert_eq!(hinted("transaction_settlement_declined", &transaction("settlement_declined", "")), ["bt1"]);
+        let local = format!("<local-payment>{}</local-payment>", transaction("authorizing", ""));
+        assert_eq!(hinted("local_payment_completed", &local), ["bt1"]);
+        let reversed = "<local-payment-reversed><payment-id>lp1</payment-id></local-payment-reversed>";
+        assert_eq!(hinted("local_payment_reversed", reversed), [""; 0], "that is no transaction");
+        assert_eq!(hinted("check", "<check/>"), [""; 0]);
+    }
+
+    #[test]
+    fn the_order_stands_where_the_setting_says() {
+        let subject = transaction("settled", "<order-id>A</order-id><custom-fields><shop-ref>B</shop-ref></custom-fields>");
+        for (path, expected) in [(None, Some("A")), (Some("custom_fields.shop_ref"), Some("B")), (Some("nowhere"), None)] {
+            let path = path.map(|path| path.split('.').map(str::to_owned).collect());
+            let account = Account { order_reference: path, ..account() };
+            let sent = envelope(&Braintree, notification("transaction_settled", &subject).as_bytes());
+            let event = &Braintree.translate(&sent, &account).unwrap()[0];
+            let order = event.references.iter().find(|reference| reference.kind == ReferenceKind::Order);
+            assert_eq!(order.map(|reference| reference.value.as_str()), expected);
+        }
+    }
+
+    // --------------------------------------------------------------------------------------------------- questions
+
+    #[test]
+    fn questions_are_asked_as_the_sdks_ask_them() {
+        let mut account = account();
+        let request = Braintree.status_request("bt1", None, &account).unwrap();
+        assert_eq!(request.uri(), "https://api.sandbox.braintreegateway.com/merchants/merchant_1/transactions/bt1");
+        assert_eq!((request.method(), request.body().len()), (&Method::GET, 0));
+        assert_eq!(request.headers()["x-apiversion"], "6");
+        assert_eq!(request.headers().get_all("accept").iter().collect::<Vec<_>>(), ["application/xml"]);
+        let basic = format!("Basic {}", STANDARD.encode(format!("{PUBLIC}:sk_test_invented")));
+        assert_eq!(request.headers()["authorization"], basic);
+
+        account.mode = Mode::Live;
+        let request = Braintree.status_request("bt1", Some("related:r1,r2"), &account).unwrap();
+        assert_eq!(request.uri(), "https://api.braintreegateway.com/merchants/merchant_1/transactions/advanced_search");
+        assert_eq!((request.method(), &request.headers()["content-type"]), (&Method::POST, &XML));
+        assert_eq!(&request.body()[..], b"<search><ids type=\"array\"><item>r1</item><item>r2</item></ids></search>");
+        account.api.url = Some("http://127.0.0.1:4242".to_owned());
+        let since = Timestamp::from_millis(1_789_999_999_999);
+        let request = Braintree.events_request(since, Some("settled_at"), &account).unwrap();
+        assert_eq!(request.uri(), "http://127.0.0.1:4242/merchants/merchant_1/transactions/advanced_search_ids");
+        let search = "<search><settled_at><min type=\"datetime\">2026-09-21T14:13:19Z</min></settled_at></search>";
+        assert_eq!(&request.body()[..], search.as_bytes());
+
+        account.api.merchant_id = None;
+        assert_eq!(Braintree.status_request("bt1", None, &account).unwrap_err(), AskError::Missing("merchant_id"));
+        account.api.key = None;
+        account.api.merchant_id = Some("merchant_1".to_owned());
+        assert_eq!(Braintree.status_request("bt1", None, &account).unwrap_err(), AskError::Missing("api_key"));
+    }
+
+    #[test]
+    fn nothing_but_an_id_enters_a_url_or_a_search() {
+        let account = account();
+        for id in ["", "bt1/../x", "bt1?x", "a b", "é", "--", &"a".repeat(ID_BYTES_MAX + 1)] {
+            assert_eq!(Braintree.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
+        }
+        for cursor in ["", "related", "related:", "related:a,", "related:a,<b>", "refunds:a"] {
+            assert!(Braintree.status_request("bt1", Some(cursor), &account).is_err(), "{cursor}");
+        }
+        for cursor in ["", "updated_at", "created_at:", "created_at:a,,b", "created_at:<x/>"] {
+            assert!(Braintree.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        }
+    }
+
+    // ----------------------------------------------------------------------------------------------------- answers
+
+    fn response(body: &[u8]) -> Response<Bytes> {
+        let builder = Response::builder().header("date", "Mon, 21 Sep 2026 14:13:25 GMT");
+        builder.body(Bytes::copy_from_slice(body)).unwrap()
+    }
+
+    fn asked(cursor: Option<&str>) -> Asked<'_> {
+        Asked { payment_id: "bt1", cursor, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" }
+    }
+
+    fn read_status(cursor: Option<&str>, body: &str) -> Result<Answer, ReadError> {
+        Braintree.read_status(&asked(cursor), &response(body.as_bytes()), &account())
+    }
+
+    #[test]
+    fn answers_read_as_recorded() {
+        let first = read_status(None, include_str!("fixtures/braintree/answers/transaction.xml")).unwrap();
+        let cursor = first.next.clone();
+        assert_eq!(cursor.as_deref(), Some("related:rf1,rf2"));
+        let related = read_status(cursor.as_deref(), include_str!("fixtures/braintree/answers/related.xml")).unwrap();
+        let parts = include_str!("fixtures/braintree/answers/partial_settlements.xml");
+        let parts = read_status(Some("related:ps1,ps2"), parts).unwrap();
+        for (name, answer) in [("transaction", first), ("related", related), ("partial_settlements", parts)] {
+            let keys: std::collections::BTreeSet<&EventKey> = answer.events.iter().map(|event| &event.key).collect();
+            assert_eq!(keys.len(), answer.events.len(), "{name}: each event has a key of its own");
+            insta::assert_json_snapshot!(format!("braintree-answer-{name}"), answer.events);
+        }
+    }
+
+    #[test]
+    fn a_status_is_a_state_and_an_unknown_one_is_pending() {
+        for (status, state) in [
+            ("authorizing", PaymentState::Pending),
+            ("authorized", PaymentState::Authorized),
+            ("submitted_for_settlement", PaymentState::Authorized),
+            ("settling", PaymentState::Authorized),
+            ("settlement_pending", PaymentState::Pending),
+            ("settled", PaymentState::Captured),
+            ("settlement_confirmed", PaymentState::Captured),
+            ("voided", PaymentState::Canceled),
+            ("authorization_expired", PaymentState::AuthorizationExpired),
+            ("failed", PaymentState::Failed),
+            ("gateway_rejected", PaymentState::Failed),
+            ("processor_declined", PaymentState::Failed),
+            ("settlement_declined", PaymentState::Failed),
+            ("settlement_failed", PaymentState::Failed),
+            ("dreaming", PaymentState::Pending),
+        ] {
+            let answer = read_status(None, &transaction(status, "")).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            assert_eq!((fact.state, answer.next), (state, None), "{status}");
+            assert_eq!(fact.captured.is_some(), state == PaymentState::Captured, "{status}");
+            assert_eq!(fact.failure.is_some(), state == PaymentState::Failed, "{status}");
+            assert_eq!(answer.events[0].version, FactVersion::Time(1_790_000_005_000), "the answer's own time");
+        }
+    }
+
+    #[test]
+    fn a_declined_settlement_spends_the_authorisation_that_it_had() {
+        let history = "<status-history type=\"array\"><status-event><status>authorized</status></status-event>\
+            <status-event><status>settlement_declined</status></status-event></status-history>\
+            <processor-settlement-response-code>4001</processor-settlement-response-code>\
+            <processor-settlement-response-text>Settlement Declined</processor-settlement-response-text>";
+        let answer = read_status(None, &transaction("settlement_declined", history)).unwrap();
+        let told = translate("transaction_settlement_declined", &transaction("settlement_declined", history)).unwrap();
+        for event in [&answer.events[0], &told[0]] {
+            let Fact::Payment(fact) = &event.fact else { panic!("{:?}", event.fact) };
+            let failure = fact.failure.as_ref().unwrap();
+            assert_eq!(fact.state, PaymentState::Canceled);
+            assert_eq!((&*failure.code, &*failure.message), ("4001", "Settlement Declined"));
+        }
+    }
+
+    #[test]
+    fn a_failure_has_the_reason_of_whoever_refused() {
+        let code = |status: &str, more: &str| {
+            let answer = read_status(None, &transaction(status, more)).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!() };
+            fact.failure.as_ref().unwrap().code.clone()
+        };
+        let processor =
+            "<processor-response-code>2000</processor-response-code><processor-response-text>No</processor-response-text>";
+        let gateway = "<gateway-rejection-reason>cvv</gateway-rejection-reason>";
+        assert_eq!(code("processor_declined", processor), "2000");
+        assert_eq!(code("gateway_rejected", &format!("{processor}{gateway}")), "cvv");
+        assert_eq!(code("settlement_declined", processor), "settlement_declined", "1000, approved, is no reason");
+        assert_eq!(code("failed", ""), "failed");
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_no_answer() {
+        let other = transaction("settled", "").replace("bt1", "bt2");
+        let page = |transaction: &str| format!("<credit-card-transactions>{transaction}</credit-card-transactions>");
+        let refund = "<transaction><id>rf1</id><type>credit</type><status>settled</status><amount>1</amount>\
+            <currency-iso-code>EUR</currency-iso-code><refunded-transaction-id>bt2</refunded-transaction-id></transaction>";
+        for (cursor, body) in [
+            (None, other),
+            (None, transaction("settled", "").replace("<id>bt1</id>", "<id>bt1</id><id>bt1</id>")),
+            (None, transaction("settled", "<refunded-transaction-id>bt0</refunded-transaction-id>").replace("sale", "credit")),
+            (None, transaction("settled", "<authorized-transaction-id>bt0</authorized-transaction-id>")),
+            (None, transaction("settled", "<refund-ids type=\"array\"><item>a/b</item></refund-ids>")),
+            (None, page("")),
+            (Some("related:rf1"), page(refund)),
+            (Some("related:rf1"), transaction("settled", "")),
+            (Some("elsewhere:rf1"), page("")),
+            (None, "<api-error-response><message>No.</message></api-error-response>".to_owned()),
+            (None, "{}".to_owned()),
+        ] {
+            let answer = read_status(cursor, &body);
+            assert!(matches!(answer, Err(ReadError::Unintelligible(_))), "{cursor:?} {body}: {answer:?}");
+        }
+        let many = "<item>a</item>".repeat(RELATED_MAX + 1);
+        assert!(read_status(None, &transaction("settled", &format!("<refund-ids>{many}</refund-ids>"))).is_err());
+    }
+
+    #[test]
+    fn refunds_are_followed_to_their_end() {
+        let ids: Vec<String> = (0..=PAGE).map(|number| format!("rf{number}")).collect();
+        let cursor = format!("related:{}", ids.join(","));
+        let empty = "<credit-card-transactions type=\"collection\"/>";
+        let next = read_status(Some(&cursor), empty).unwrap().next;
+        assert_eq!(next.as_deref(), Some("related:rf50"));
+        assert_eq!(read_status(next.as_deref(), empty).unwrap().next, None);
+        let request = Braintree.status_request("bt1", Some(&cursor), &account()).unwrap();
+        assert_eq!(std::str::from_utf8(request.body()).unwrap().matches("<item>").count(), PAGE);
+    }
+
+    #[test]
+    fn the_sweep_goes_through_every_time_and_every_page() {
+        let read =
+            |cursor: Option<&str>, body: &str| Braintree.read_events(&asked(cursor), &response(body.as_bytes()), &account());
+        let found = |ids: &[&str]| {
+            let items: String = ids.iter().map(|id| format!("<item>{id}</item>")).collect();
+            format!(
+                "<search-results><page-size type=\"integer\">50</page-size><ids type=\"array\">{items}</ids></search-results>"
+            )
+        };
+        let mut asked_for = vec![None];
+        let mut cursor = read(None, &found(&[])).unwrap().next;
+        while let Some(next) = cursor {
+            cursor = read(Some(&next), &found(&[])).unwrap().next;
+            asked_for.push(Some(next));
+        }
+        let expected: Vec<_> = SWEPT_BY.iter().enumerate().map(|(at, name)| (at > 0).then(|| (*name).to_owned())).collect();
+        assert_eq!(asked_for, expected);
+
+        assert_eq!(read(None, &found(&["a", "bt1"])).unwrap().next.as_deref(), Some("created_at:a,bt1"));
+        let broken = transaction("settled", "").replace("bt1", "a").replace("49.99", "odd");
+        let page = format!("<credit-card-transactions>{broken}{}</credit-card-transactions>", transaction("settled", ""));
+        let answer = read(Some("created_at:a,bt1"), &page).unwrap();
+        assert_eq!(answer.next.as_deref(), Some("settled_at"));
+        assert_eq!(answer.events.iter().map(|event| &*event.key.event_id).collect::<Vec<_>>(), ["poll:bt1:created_at:look-7"]);
+        assert_eq!(answer.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
+        assert_eq!(read(Some("dispute_date:bt1"), &page).unwrap().next, None);
+        assert!(read(None, &found(&["a b"])).is_err());
+        assert!(read(None, &found(&vec!["a"; SWEPT_MAX + 1])).is_err());
+    }
 }

@@ -253,11 +253,10 @@ fn translate_event(event: &Node<'_>, account: &Account, source: Source) -> Resul
 fn state_told(resource: &str, action: &str) -> Option<PaymentState> {
     let state = match (resource, action) {
         (PAYMENTS, "created" | "customer_approval_granted" | "submitted" | "resubmission_requested") => PaymentState::Pending,
-        (PAYMENTS, "confirmed" | "paid_out") => PaymentState::Captured,
         (PAYMENTS, "failed" | "late_failure_settled") => PaymentState::Failed,
         (PAYMENTS, "customer_approval_denied" | "cancelled") => PaymentState::Canceled,
         // Only what was collected can be charged back or refunded.
-        (PAYMENTS, "charged_back" | "chargeback_cancelled" | "chargeback_settled")
+        (PAYMENTS, "confirmed" | "paid_out" | "charged_back" | "chargeback_cancelled" | "chargeback_settled")
         | (REFUNDS, "created" | "paid" | "failed" | "refund_settled" | "funds_returned" | "bounced") => PaymentState::Captured,
         _ => return None,
     };

@@ -26,6 +26,7 @@ mod telling;
 #[cfg(test)]
 mod tests;
 mod xml;
+mod xml;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -53,6 +53,7 @@ fn specimens() -> Vec<Specimen> {
         super::flutterwave::tests::specimen_v3(),
         super::flutterwave::tests::specimen_v4(),
         super::flutterwave::tests::specimen_v4_plain(),
+        super::braintree::tests::specimen(),
         super::coinbase_commerce::tests::specimen(),
         super::klarna::tests::specimen(),
         super::standard_webhooks::tests::specimen(),

@@ -63,7 +63,7 @@ impl<'d> Element<'d> {
     pub(super) fn required(&self, name: &str) -> Result<Self, Problem> {
         self.optional(name)?.ok_or_else(|| {
             let Problem { pointer, .. } = self.problem("");
-            Problem { reason: "missing", pointer: format!("{pointer}/{name}") }
+            Problem { reason: "missing", pointer: format!("{pointer}/{}", name.replace('_', "-")) }
         })
     }
 
