@@ -95,10 +95,20 @@ impl<'a> Node<'a> {
 
     /// The elements of the member `key`, which must be an array.
     pub(super) fn array(&self, key: &str) -> Result<Vec<Self>, Problem> {
-        let member = self.required(key)?;
-        let Value::Array(values) = member.value else { return Err(member.problem("not an array")) };
-        let place = |(index, value)| Self { value, pointer: child_pointer(&member.pointer, &format!("{index}")) };
+        self.required(key)?.elements()
+    }
+
+    /// The elements of this value, which must be an array.
+    pub(super) fn elements(&self) -> Result<Vec<Self>, Problem> {
+        let Value::Array(values) = self.value else { return Err(self.problem("not an array")) };
+        let place = |(index, value)| Self { value, pointer: child_pointer(&self.pointer, &format!("{index}")) };
         Ok(values.iter().enumerate().map(place).collect())
+    }
+
+    /// The names of this value's members; none, of what is no object.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let members = if let Value::Object(members) = self.value { Some(members) } else { None };
+        members.into_iter().flat_map(|members| members.keys().map(AsRef::as_ref))
     }
 
     pub(super) fn as_text(&self) -> Option<&'a str> {
@@ -147,17 +157,40 @@ impl<'a> Node<'a> {
 
     /// An amount in minor units at `key`, in the currency at `currency`.
     pub(super) fn money(&self, key: &str) -> Result<Money, Problem> {
-        let minor = self.integer(key)?;
-        let problem = |reason| Problem { reason, pointer: child_pointer(&self.pointer, key) };
-        if minor < 0 {
-            return Err(problem("a negative amount"));
-        }
-        if minor > AMOUNT_MAX {
-            return Err(problem("an amount too large"));
-        }
-        let currency = self.required("currency")?;
+        self.required(key)?.minor_amount(self.integer(key)?, self)
+    }
+
+    /// An amount in minor units at `key`, as an integer or as a string of digits; its currency is at `currency` of `priced`.
+    pub(super) fn minor_units(&self, key: &str, priced: &Self) -> Result<Money, Problem> {
+        let amount = self.required(key)?;
+        let minor = match amount.as_text() {
+            Some(text) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                text.parse().map_err(|_| amount.problem("an amount too large"))?
+            }
+            Some(_) => return Err(amount.problem("not an integer")),
+            None => self.integer(key)?,
+        };
+        amount.minor_amount(minor, priced)
+    }
+
+    /// An amount in minor units at `key`, of a currency that is said elsewhere.
+    pub(super) fn money_in(&self, key: &str, currency: Currency) -> Result<Money, Problem> {
+        self.required(key)?.bounded(self.integer(key)?, currency)
+    }
+
+    /// This value as an amount, in the currency at `currency` of `priced`.
+    fn minor_amount(&self, minor: i64, priced: &Self) -> Result<Money, Problem> {
+        let currency = priced.required("currency")?;
         let parsed = currency.as_text().and_then(|code| Currency::parse(code).ok());
-        Ok(Money::new(minor, parsed.ok_or_else(|| currency.problem("not a currency"))?))
+        self.bounded(minor, parsed.ok_or_else(|| currency.problem("not a currency"))?)
+    }
+
+    fn bounded(&self, minor: i64, currency: Currency) -> Result<Money, Problem> {
+        match minor {
+            ..0 => Err(self.problem("a negative amount")),
+            minor if minor > AMOUNT_MAX => Err(self.problem("an amount too large")),
+            _ => Ok(Money::new(minor, currency)),
+        }
     }
 
     /// An amount in major units, as a decimal string at `key` and its currency at `currency`: `"49.99"` and `"EUR"`.

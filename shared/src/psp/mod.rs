@@ -7,8 +7,11 @@
 
 mod answer;
 mod ask;
+pub mod checkoutcom;
 pub mod generic;
 mod json;
+pub mod paystack;
+pub mod razorpay;
 mod signature;
 pub mod standard_webhooks;
 pub mod stripe;
@@ -28,7 +31,13 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Psp] = &[
+    &stripe::Stripe,
+    &razorpay::Razorpay,
+    &checkoutcom::Checkoutcom,
+    &paystack::Paystack,
+    &standard_webhooks::StandardWebhooks,
+];
 
 /// The adapter of a PSP id.
 #[must_use]
@@ -142,6 +151,14 @@ pub trait Psp: Send + Sync {
     /// As [`Psp::read_status`].
     fn read_endpoints(&self, _response: &Response<Bytes>) -> Result<EndpointList, ReadError> {
         Err(never_asked())
+    }
+
+    /// As [`Psp::read_endpoints`], which it is unless a page must be read together with the cursor that it was asked by.
+    ///
+    /// # Errors
+    /// As [`Psp::read_status`].
+    fn read_endpoints_at(&self, _cursor: Option<&str>, response: &Response<Bytes>) -> Result<EndpointList, ReadError> {
+        self.read_endpoints(response)
     }
 
     /// The request for a short-lived token (OAuth 2, client credentials), where the API wants one: the worker keeps it, renews

@@ -42,7 +42,13 @@ pub(super) struct Specimen {
 
 /// One for each scheme of each adapter. The order is that of [`ALL`].
 fn specimens() -> Vec<Specimen> {
-    vec![super::stripe::tests::specimen(), super::standard_webhooks::tests::specimen()]
+    vec![
+        super::stripe::tests::specimen(),
+        super::razorpay::tests::specimen(),
+        super::checkoutcom::tests::specimen(),
+        super::paystack::tests::specimen(),
+        super::standard_webhooks::tests::specimen(),
+    ]
 }
 
 fn specimen(id: &str) -> Specimen {
@@ -313,6 +319,10 @@ fn an_account_that_could_verify_nothing_is_refused_at_start() {
         let account = |secrets: &[&str]| specimen.account(secrets);
         assert_eq!(psp.check(&account(&[secret, other_secret])), Ok(()), "{}", specimen.name());
         for secrets in [&[][..], &[""], &[secret, ""], &["has a space"], &["whsec_x\n"]] {
+            // Razorpay's are what people type (vector `razorpay-valid`).
+            if psp.id() == "razorpay" && secrets == ["has a space"] {
+                continue;
+            }
             let error = psp.check(&account(secrets)).unwrap_err();
             assert_eq!(error.setting, "secrets", "{}", specimen.name());
             assert!(!error.to_string().contains("has a space"), "a secret is printed");

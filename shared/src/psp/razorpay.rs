@@ -1,0 +1,656 @@
+//! Razorpay: payments, its orders, refunds, disputes.
+//!
+//! Sources: razorpay.com/docs (webhooks, api, payments/late-authorisation, security/whitelists) as of 2026-04, and what the
+//! SDKs do (razorpay-python 2.0.1, npm razorpay 2.9.8).
+//!
+//! **Signature.** `X-Razorpay-Signature`: lowercase hex of HMAC-SHA256 over the raw body; the key is the webhook's secret, any
+//! text that its owner typed, and not the API's. Razorpay allows a webhook without a secret, which then is not signed: here it
+//! does not exist. After a change of the secret, events from before it are still signed with the old one. No time is signed.
+//!
+//! **The event's id** stands in the header `x-razorpay-event-id` only, which the signature does not cover: whoever has seen one
+//! webhook could send it again under any other id. So it is not read at all. The key of an event is made of what is signed:
+//! the event's name, the id of what it is about, and its `created_at`, which retries repeat.
+//!
+//! **Payments** are `pay_…`. One payment fails and may be authorised or captured later (late authorisation, up to three days;
+//! UPI tries again in the app), so that a failure is an attempt's. It is captured once and whole. `order.paid` tells the same
+//! capture as `payment.captured`. The event's name decides, not the snapshot: one of `payment.authorized` may say `captured`.
+//!
+//! **An authorisation that nobody captures** is given back after three days as a "refund" of a payment whose `captured` is
+//! false: no money came in, so none goes out.
+//!
+//! **Refunds** are told twice: singly, and as `amount_refunded` of the payment beside them, as it stood at that moment.
+//! `refund.processed` gives both. The other refund events give the single one alone: whether Razorpay counts a pending or a
+//! failed refund in the figure it does not say. `refund.created` is pending whatever its status: `processed` stands there before
+//! any bank confirmed it.
+//!
+//! **Disputes** of the phases `fraud` and `retrieval` are inquiries. `closed` says of a dispute neither won nor lost: what was
+//! deducted decides.
+//!
+//! **Versions.** Objects have none: a fact from an event has the event's `created_at`, in seconds, a fact from an answer the
+//! answer's `Date`. Test or live is not said: the two have other secrets and other keys.
+//!
+//! **The order** is `notes.order_id` of the payment, then of Razorpay's order, then that order's `receipt`. `notes` is `[]` if
+//! there are none. Razorpay's order id (`order_…`) links what belongs together where notes are missing.
+//!
+//! **Lists** are by time of creation: a later change of an old payment is in none of them. Only partners can list webhooks.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use serde::Deserialize;
+use subtle::ConstantTimeEq as _;
+
+use super::json::{self, Node, Problem};
+use super::telling::Telling;
+use super::{
+    Abilities, Account, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
+    TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature, telling,
+};
+use crate::clock::Timestamp;
+use crate::envelope::Envelope;
+use crate::event::{
+    ANSWER_PREFIX, DisputeState, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind,
+    RefundState, Source,
+};
+
+/// The adapter.
+pub struct Razorpay;
+
+const SIGNATURE: &str = "x-razorpay-signature";
+const API: &str = "https://api.razorpay.com";
+/// Razorpay's largest page.
+const PAGE: usize = 100;
+/// The longest id that is read, in bytes; Razorpay's have 14 characters after their prefix.
+const ID_BYTES_MAX: usize = 64;
+/// How far a list may be followed, in items: more than anybody has, and few enough digits for a cursor.
+const SKIP_MAX: usize = 1_000_000;
+
+static PROFILE: Profile = Profile {
+    name: "Razorpay",
+    translate_headers: &[],
+    timeout: Duration::from_secs(5),
+    // From the event's creation; then Razorpay disables the webhook until somebody enables it again.
+    retry_window: Duration::from_hours(24),
+    usual_delay: Duration::from_mins(1),
+    mapping_version: 1,
+    schemes: &[Scheme::signed("razorpay-hex")],
+    can: Abilities { payment_status: true, event_list: true, endpoint_list: false },
+    // razorpay.com/docs/security/whitelists as of 2026-04.
+    sources: &[
+        "52.66.75.174/32",
+        "52.66.76.63/32",
+        "52.66.151.218/32",
+        "35.154.217.40/32",
+        "35.154.22.73/32",
+        "35.154.143.15/32",
+        "13.126.199.247/32",
+        "13.126.238.192/32",
+        "13.232.194.134/32",
+        "18.96.225.0/26",
+        "18.99.161.0/26",
+    ],
+};
+
+impl Psp for Razorpay {
+    fn id(&self) -> &'static str {
+        "razorpay"
+    }
+
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
+    }
+
+    fn check(&self, account: &Account) -> Result<(), SettingError> {
+        check_secrets(account)?;
+        let refuse = |problem: &str| Err(SettingError { setting: "client_id", problem: problem.to_owned() });
+        match account.api.client_id.as_deref() {
+            None if account.api.key.is_some() => return refuse("is missing: the API wants the key id (rzp_…) beside its secret, api_key"),
+            Some(id) if !is_id(id) => return refuse("is no key id"),
+            Some(id) if id.starts_with("rzp_live_") && account.mode == Mode::Test => return refuse("is a live key, the mode is test"),
+            Some(id) if id.starts_with("rzp_test_") && account.mode == Mode::Live => return refuse("is a test key, the mode is live"),
+            _ => {}
+        }
+        ask::check(account)
+    }
+
+    fn verify(&self, request: &WebhookRequest<'_>, keys: &Keys, now: Timestamp) -> Result<Verified, Rejection> {
+        let malformed = Rejection::MalformedHeader { header: SIGNATURE, problem: "it is not 64 lowercase hex digits" };
+        let offered: [u8; 32] = signature::lower_hex(signature::exactly_one(request.headers, SIGNATURE)?).ok_or(malformed)?;
+        if request.body.is_empty() {
+            return Err(Rejection::EmptyBody);
+        }
+        let secret_name = signature::matching_secret(keys, now, |secret| {
+            signature::hmac_sha256(secret.expose().as_bytes(), &[request.body]).ct_eq(&offered)
+        })?;
+        Ok(Verified {
+            webhook_id: signature::body_id(request.body),
+            event_type: Head::read(request.body).event_type(),
+            subject: None,
+            secret_name,
+            proof: Proof::Proven,
+            content_type: signature::content_type(request.headers),
+            headers: Vec::new(),
+        })
+    }
+
+    fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
+        let value = json::read(&envelope.body)?;
+        let event = Node::root(&value);
+        let event_type = event.name("event")?;
+        let Some(family) = Family::of(event_type) else {
+            return Err(TranslateError::Ignored(format!("{event_type} says nothing about a payment")));
+        };
+        let at = telling::unix_time(&event, "created_at")?;
+        Webhook { event_type, at, payload: event.object("payload")?, account }.events(family)
+    }
+
+    fn status_request(&self, payment_id: &str, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        if !is_payment_id(payment_id) {
+            return Err(AskError::MalformedId(payment_id.to_owned()));
+        }
+        match StatusStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))? {
+            StatusStep::Payment => get(account, &format!("/v1/payments/{payment_id}")),
+            StatusStep::Refunds { skip } => {
+                get(account, &format!("/v1/payments/{payment_id}/refunds?count={PAGE}&skip={skip}"))
+            }
+        }
+    }
+
+    fn read_status(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+        let step = StatusStep::of(asked.cursor).ok_or_else(unknown_cursor)?;
+        let value = json::read(answer::body(response, Some(asked.at))?)?;
+        let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at) };
+        match step {
+            StatusStep::Payment => look.asked_payment(&Node::root(&value)),
+            StatusStep::Refunds { skip } => look.asked_refunds(&Node::root(&value), skip),
+        }
+    }
+
+    /// Payments, then refunds, then disputes, by their creation. From the second page on, what came up to the first alone: what
+    /// is made meanwhile would move the pages.
+    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        let ListStep { list, skip, until_s } = ListStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))?;
+        let until = until_s.map(|until_s| format!("&to={until_s}")).unwrap_or_default();
+        let since_s = since.seconds().max(0);
+        get(account, &format!("/v1/{}?from={since_s}{until}&count={PAGE}&skip={skip}", list.path()))
+    }
+
+    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+        let step = ListStep::of(asked.cursor).ok_or_else(unknown_cursor)?;
+        let value = json::read(answer::body(response, Some(asked.at))?)?;
+        let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at) };
+        look.listed(&Node::root(&value), &step)
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------- verification
+
+/// What the ingress needs of the body: borrowed, and every other field skipped.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Head<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+}
+
+impl<'a> Head<'a> {
+    /// Reads an authentic body. What is no such JSON is still authentic: it is kept, and the worker quarantines it.
+    fn read(body: &'a [u8]) -> Self {
+        serde_json::from_slice(body).unwrap_or_default()
+    }
+
+    fn event_type(&self) -> Option<String> {
+        Some(self.event.as_ref()).filter(|event| json::is_name(event)).map(str::to_owned)
+    }
+}
+
+/// A secret is what its owner typed into the dashboard: words with spaces and umlauts are genuine.
+fn check_secrets(account: &Account) -> Result<(), SettingError> {
+    let refuse = |problem| Err(SettingError { setting: "secrets", problem });
+    if account.keys.secrets.is_empty() {
+        return refuse("is empty: Razorpay signs nothing for a webhook without a secret".to_owned());
+    }
+    for secret in &account.keys.secrets {
+        let text = secret.expose();
+        if text.trim().is_empty() || text.trim() != text || text.chars().any(char::is_control) {
+            return refuse(format!("{} is empty, or has control characters or spaces at its ends", secret.name()));
+        }
+    }
+    Ok(())
+}
+
+// ------------------------------------------------------------------------------------------------------ translation
+
+/// What an event speaks of.
+#[derive(Clone, Copy)]
+enum Family {
+    Authorized,
+    /// `payment.captured` and `order.paid`.
+    Captured,
+    Failed,
+    Refund(RefundState),
+    Dispute,
+}
+
+impl Family {
+    /// `None` for what is none of our business.
+    fn of(event_type: &str) -> Option<Self> {
+        let family = match event_type {
+            "payment.authorized" => Self::Authorized,
+            "payment.captured" | "order.paid" => Self::Captured,
+            "payment.failed" => Self::Failed,
+            "refund.created" => Self::Refund(RefundState::Pending),
+            "refund.processed" => Self::Refund(RefundState::Succeeded),
+            "refund.failed" => Self::Refund(RefundState::Failed),
+            "payment.dispute.created"
+            | "payment.dispute.under_review"
+            | "payment.dispute.action_required"
+            | "payment.dispute.won"
+            | "payment.dispute.lost"
+            | "payment.dispute.closed" => Self::Dispute,
+            _ => return None,
+        };
+        Some(family)
+    }
+}
+
+/// An event's body.
+struct Webhook<'a> {
+    event_type: &'a str,
+    at: Timestamp,
+    payload: Node<'a>,
+    account: &'a Account,
+}
+
+impl<'a> Webhook<'a> {
+    fn events(&self, family: Family) -> Result<Vec<PaymentEvent>, TranslateError> {
+        match family {
+            Family::Authorized => self.of_payment(|payment| {
+                let authorized = Some(payment.money("amount")?);
+                Ok(PaymentFact { authorized, ..PaymentFact::new(PaymentState::Authorized) })
+            }),
+            Family::Captured => self.of_payment(|payment| {
+                self.must_be(payment, &["captured", "refunded"])?;
+                captured(payment)
+            }),
+            Family::Failed => self.of_payment(|payment| {
+                self.must_be(payment, &["failed"])?;
+                Ok(failed(payment))
+            }),
+            Family::Refund(state) => self.of_refund(state),
+            Family::Dispute => self.of_dispute(),
+        }
+    }
+
+    fn of_payment(
+        &self,
+        fact: impl Fn(&Node<'a>) -> Result<PaymentFact, Problem>,
+    ) -> Result<Vec<PaymentEvent>, TranslateError> {
+        let payment = self.entity("payment")?.ok_or_else(|| self.payload.problem("names no payment"))?;
+        let payment_id = id(&payment, "id")?;
+        let order = self.entity("order")?;
+        let about = order.as_ref().map(|order| id(order, "id")).transpose()?.unwrap_or(payment_id);
+        Ok(vec![self.event(about, "", payment_id, Fact::Payment(fact(&payment)?))?])
+    }
+
+    fn of_refund(&self, state: RefundState) -> Result<Vec<PaymentEvent>, TranslateError> {
+        let refund = self.entity("refund")?.ok_or_else(|| self.payload.problem("names no refund"))?;
+        let (refund_id, payment_id) = (id(&refund, "id")?, id(&refund, "payment_id")?);
+        let payment = self.entity("payment")?;
+        if let Some(payment) = &payment {
+            if id(payment, "id")? != payment_id {
+                return Err(payment.required("id")?.problem("another payment than the refund's").into());
+            }
+            if payment.optional_bool("captured")? == Some(false) {
+                if state != RefundState::Succeeded {
+                    return Err(TranslateError::Ignored("the release of an authorisation is on its way".to_owned()));
+                }
+                let lapsed = Fact::Payment(PaymentFact::new(PaymentState::AuthorizationExpired));
+                return Ok(vec![self.event(refund_id, "", payment_id, lapsed)?]);
+            }
+        }
+        let mut events = vec![self.event(refund_id, "", payment_id, refund_fact(&refund, state)?)?];
+        let total = payment.filter(|payment| state == RefundState::Succeeded && payment.optional("amount_refunded").is_some());
+        if let Some(payment) = total {
+            events.push(self.event(refund_id, ":total", payment_id, refund_total(&payment)?)?);
+        }
+        Ok(events)
+    }
+
+    fn of_dispute(&self) -> Result<Vec<PaymentEvent>, TranslateError> {
+        let dispute = self.entity("dispute")?.ok_or_else(|| self.payload.problem("names no dispute"))?;
+        let word = self.event_type.rsplit('.').next().unwrap_or_default();
+        Ok(vec![self.event(id(&dispute, "id")?, "", id(&dispute, "payment_id")?, dispute_fact(&dispute, word)?)?])
+    }
+
+    /// `payload.<name>.entity`, if there is such a thing.
+    fn entity(&self, name: &str) -> Result<Option<Node<'a>>, Problem> {
+        self.payload.optional(name).map(|_| self.payload.object(name)?.object("entity")).transpose()
+    }
+
+    /// Where both speak of an end, the status must not contradict the event's name.
+    fn must_be(&self, payment: &Node<'_>, statuses: &[&str]) -> Result<(), Problem> {
+        match payment.optional("status") {
+            Some(status) if !status.as_text().is_some_and(|status| statuses.contains(&status)) => {
+                Err(status.problem("contradicts the event's name"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The fact, under a key of what is signed; `about` is the id of what the event is named after.
+    fn event(&self, about: &str, part: &str, payment_id: &'a str, fact: Fact) -> Result<PaymentEvent, Problem> {
+        let (payment, order) = (self.entity("payment")?, self.entity("order")?);
+        let telling = Telling {
+            event_id: format!("{}:{about}:{}{part}", self.event_type, self.at.seconds()),
+            event_type: self.event_type,
+            at: self.at,
+            mode: None,
+            order: order_of(payment.as_ref(), order.as_ref(), self.account),
+            payment_id,
+            others: session(payment.as_ref())?,
+            version: FactVersion::Time(self.at.millis()),
+            fact,
+        };
+        Ok(telling.event(self.account, Source::Webhook))
+    }
+}
+
+/// A payment is captured once and whole.
+fn captured(payment: &Node<'_>) -> Result<PaymentFact, Problem> {
+    let captured = Some(payment.money("amount")?);
+    Ok(PaymentFact { captured, capture_final: true, ..PaymentFact::new(PaymentState::Captured) })
+}
+
+/// The reason says more than the code, which is `BAD_REQUEST_ERROR` for nearly everything.
+fn failed(payment: &Node<'_>) -> PaymentFact {
+    let code = payment.text("error_reason").or_else(|| payment.text("error_code"));
+    let failure = Some(telling::failure(code, payment.text("error_description")));
+    PaymentFact { failure, ..PaymentFact::new(PaymentState::Failed) }
+}
+
+/// Of a payment as it stands. An unknown status is pending: it is never a failure and never money.
+fn payment_by_status(payment: &Node<'_>) -> Result<PaymentFact, Problem> {
+    match payment.name("status")? {
+        "authorized" => {
+            let authorized = Some(payment.money("amount")?);
+            Ok(PaymentFact { authorized, ..PaymentFact::new(PaymentState::Authorized) })
+        }
+        "refunded" if payment.optional_bool("captured")? == Some(false) => {
+            Ok(PaymentFact::new(PaymentState::AuthorizationExpired))
+        }
+        "captured" | "refunded" => captured(payment),
+        "failed" => Ok(failed(payment)),
+        _ => Ok(PaymentFact::new(PaymentState::Pending)),
+    }
+}
+
+fn refund_fact(refund: &Node<'_>, state: RefundState) -> Result<Fact, Problem> {
+    let created = refund.optional("created_at").map(|_| telling::unix_time(refund, "created_at")).transpose()?;
+    Ok(Fact::Refund { id: id(refund, "id")?.to_owned(), state, amount: refund.money("amount")?, created })
+}
+
+fn refund_by_status(refund: &Node<'_>) -> Result<Fact, Problem> {
+    let state = match refund.text("status") {
+        Some("processed") => RefundState::Succeeded,
+        Some("failed") => RefundState::Failed,
+        _ => RefundState::Pending,
+    };
+    refund_fact(refund, state)
+}
+
+fn refund_total(payment: &Node<'_>) -> Result<Fact, Problem> {
+    Ok(Fact::RefundTotal { amount: payment.money("amount_refunded")? })
+}
+
+/// `word`: a status, or the last word of an event's name. Unknown ones are undecided.
+fn dispute_fact(dispute: &Node<'_>, word: &str) -> Result<Fact, Problem> {
+    let is_inquiry = matches!(dispute.text("phase"), Some("fraud" | "retrieval"));
+    let is_deducted = dispute.optional_integer("amount_deducted")?.is_some_and(|deducted| deducted > 0);
+    let state = match word {
+        "lost" => DisputeState::Lost,
+        "won" | "closed" if is_inquiry => DisputeState::InquiryClosed,
+        "won" => DisputeState::Won,
+        "closed" if is_deducted => DisputeState::Lost,
+        "closed" => DisputeState::Won,
+        _ if is_inquiry => DisputeState::Inquiry,
+        _ => DisputeState::Open,
+    };
+    Ok(Fact::Dispute { id: id(dispute, "id")?.to_owned(), state, amount: dispute.money("amount")? })
+}
+
+/// By the payment; `order` is Razorpay's, where the event has it.
+fn order_of<'a>(payment: Option<&Node<'a>>, order: Option<&Node<'a>>, account: &Account) -> Option<&'a str> {
+    let by_payment = payment.and_then(|payment| telling::order(payment, account, &[&["notes", "order_id"]]));
+    by_payment.or_else(|| telling::order(order?, account, &[&["notes", "order_id"], &["receipt"]]))
+}
+
+/// Razorpay's order, in which the payment is made.
+fn session(payment: Option<&Node<'_>>) -> Result<Vec<Reference>, Problem> {
+    let order_id = payment.map(|payment| payment.optional_name("order_id")).transpose()?.flatten();
+    Ok(order_id.map(|order_id| Reference::new(ReferenceKind::Session, order_id)).into_iter().collect())
+}
+
+/// An id, which may become part of a key or a URL.
+fn id<'a>(object: &Node<'a>, key: &str) -> Result<&'a str, Problem> {
+    let text = object.name(key)?;
+    if is_id(text) { Ok(text) } else { Err(object.required(key)?.problem("not an id")) }
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() <= ID_BYTES_MAX && ask::is_id(text, b"_")
+}
+
+fn is_payment_id(text: &str) -> bool {
+    is_id(text) && text.strip_prefix("pay_").is_some_and(|rest| !rest.is_empty())
+}
+
+// --------------------------------------------------------------------------------------------------- reconciliation
+
+/// Where a look at a payment stands: the payment, then its refunds, page by page.
+enum StatusStep {
+    Payment,
+    Refunds { skip: usize },
+}
+
+const PAYMENTS: &str = "payments";
+const REFUNDS: &str = "refunds";
+const DISPUTES: &str = "disputes";
+
+impl StatusStep {
+    /// Reads a cursor: none, or `refunds:<skip>`.
+    fn of(cursor: Option<&str>) -> Option<Self> {
+        let Some(cursor) = cursor else { return Some(Self::Payment) };
+        let skip = cursor.strip_prefix(REFUNDS)?.strip_prefix(':')?;
+        Some(Self::Refunds { skip: skip_of(skip)? })
+    }
+}
+
+/// Where a sweep stands.
+struct ListStep {
+    list: List,
+    skip: usize,
+    /// When the first page was read, in Unix seconds.
+    until_s: Option<i64>,
+}
+
+#[derive(Clone, Copy)]
+enum List {
+    Payments,
+    Refunds,
+    Disputes,
+}
+
+impl List {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Payments => PAYMENTS,
+            Self::Refunds => REFUNDS,
+            Self::Disputes => DISPUTES,
+        }
+    }
+
+    const fn after(self) -> Option<Self> {
+        match self {
+            Self::Payments => Some(Self::Refunds),
+            Self::Refunds => Some(Self::Disputes),
+            Self::Disputes => None,
+        }
+    }
+}
+
+impl ListStep {
+    /// Reads a cursor: none, or `<list>:<skip>:<until>`.
+    fn of(cursor: Option<&str>) -> Option<Self> {
+        let Some(cursor) = cursor else { return Some(Self { list: List::Payments, skip: 0, until_s: None }) };
+        let (list, rest) = cursor.split_once(':')?;
+        let (skip, until_s) = rest.split_once(':')?;
+        let list = match list {
+            PAYMENTS => List::Payments,
+            REFUNDS => List::Refunds,
+            DISPUTES => List::Disputes,
+            _ => return None,
+        };
+        Some(Self { list, skip: skip_of(skip)?, until_s: Some(signature::seconds(until_s)?) })
+    }
+
+    /// The cursor after a page of so many items.
+    fn next(&self, items: usize, read_at: Timestamp) -> Option<String> {
+        let (list, skip) = if items == PAGE { (self.list, self.skip + PAGE) } else { (self.list.after()?, 0) };
+        let until_s = self.until_s.unwrap_or_else(|| read_at.seconds().max(0));
+        Some(format!("{}:{skip}:{until_s}", list.path()))
+    }
+}
+
+fn skip_of(text: &str) -> Option<usize> {
+    let skip = usize::try_from(signature::seconds(text)?).ok()?;
+    (skip <= SKIP_MAX).then_some(skip)
+}
+
+/// One answer to one question.
+struct Look<'a> {
+    asked: &'a Asked<'a>,
+    account: &'a Account,
+    /// When the answer was true.
+    at: Timestamp,
+}
+
+impl Look<'_> {
+    fn asked_payment(&self, payment: &Node<'_>) -> Result<Answer, ReadError> {
+        if payment.name("id")? != self.asked.payment_id {
+            return Err(payment.required("id")?.problem("another payment than was asked for").into());
+        }
+        let events = self.payment(payment)?;
+        // Only what was captured can be refunded: the open and the failed cost one request.
+        let next = (events.len() > 1).then(|| format!("{REFUNDS}:0"));
+        Ok(Answer { events, unread: Vec::new(), next })
+    }
+
+    fn asked_refunds(&self, page: &Node<'_>, skip: usize) -> Result<Answer, ReadError> {
+        let refunds = items(page)?;
+        let mut events = Vec::new();
+        for refund in &refunds {
+            if refund.name("payment_id")? != self.asked.payment_id {
+                return Err(refund.problem("of another payment than was asked for").into());
+            }
+            events.push(self.refund(refund)?);
+        }
+        let next = (refunds.len() == PAGE).then(|| format!("{REFUNDS}:{}", skip + PAGE));
+        Ok(Answer { events, unread: Vec::new(), next })
+    }
+
+    fn listed(&self, page: &Node<'_>, step: &ListStep) -> Result<Answer, ReadError> {
+        let items = items(page)?;
+        let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: step.next(items.len(), self.at) };
+        for item in &items {
+            let events = match step.list {
+                List::Payments => self.payment(item),
+                List::Refunds => self.refund(item).map(|event| vec![event]),
+                List::Disputes => self.dispute(item).map(|event| vec![event]),
+            };
+            match events {
+                Ok(events) => found.events.extend(events),
+                Err(problem) => {
+                    // Without the look: what is listed again and again is recorded once.
+                    let event_id = format!("{ANSWER_PREFIX}{}", id(item, "id")?);
+                    found.unread.push(Unread { event_id, error: problem.into() });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The payment, and of a captured one what is refunded of it in all.
+    fn payment(&self, payment: &Node<'_>) -> Result<Vec<PaymentEvent>, Problem> {
+        let payment_id = id(payment, "id")?;
+        let fact = payment_by_status(payment)?;
+        let is_captured = fact.captured.is_some();
+        let mut events = vec![self.event(payment_id.to_owned(), Some(payment), payment_id, Fact::Payment(fact))?];
+        if is_captured {
+            events.push(self.event(format!("{payment_id}:total"), Some(payment), payment_id, refund_total(payment)?)?);
+        }
+        Ok(events)
+    }
+
+    fn refund(&self, refund: &Node<'_>) -> Result<PaymentEvent, Problem> {
+        self.event(id(refund, "id")?.to_owned(), None, id(refund, "payment_id")?, refund_by_status(refund)?)
+    }
+
+    fn dispute(&self, dispute: &Node<'_>) -> Result<PaymentEvent, Problem> {
+        let fact = dispute_fact(dispute, dispute.name("status")?)?;
+        self.event(id(dispute, "id")?.to_owned(), None, id(dispute, "payment_id")?, fact)
+    }
+
+    fn event(
+        &self,
+        event_id: String,
+        payment: Option<&Node<'_>>,
+        payment_id: &str,
+        fact: Fact,
+    ) -> Result<PaymentEvent, Problem> {
+        let event_type = match &fact {
+            Fact::Refund { .. } => "poll:refund",
+            Fact::Dispute { .. } => "poll:dispute",
+            _ => "poll:payment",
+        };
+        let telling = Telling {
+            event_id,
+            event_type,
+            at: self.at,
+            mode: None,
+            order: order_of(payment, None, self.account),
+            payment_id,
+            others: session(payment)?,
+            version: FactVersion::Time(self.at.millis()),
+            fact,
+        };
+        Ok(telling.answer(self.account, self.asked))
+    }
+}
+
+/// The items of a collection, as many as were asked for at most.
+fn items<'a>(page: &Node<'a>) -> Result<Vec<Node<'a>>, Problem> {
+    let items = page.array("items")?;
+    if items.len() > PAGE {
+        return Err(page.problem("a page larger than was asked for"));
+    }
+    Ok(items)
+}
+
+fn malformed_cursor(cursor: Option<&str>) -> AskError {
+    AskError::MalformedId(cursor.unwrap_or_default().to_owned())
+}
+
+fn unknown_cursor() -> ReadError {
+    ReadError::Unintelligible("an unknown cursor".to_owned())
+}
+
+/// The API wants the key's id and its secret, as Basic credentials.
+fn get(account: &Account, path_and_query: &str) -> Result<Request<Bytes>, AskError> {
+    let key_id = account.api.client_id.as_deref().filter(|id| is_id(id)).ok_or(AskError::Missing("client_id"))?;
+    let secret = account.api.key.as_ref().ok_or(AskError::Missing("api_key"))?;
+    let credentials = ask::basic(key_id, secret).ok_or(AskError::Missing("api_key"))?;
+    ask::finish(ask::get(account, API, path_and_query, credentials))
+}
