@@ -709,3 +709,300 @@ fn begin(account: &Account, path_and_query: &str) -> Result<request::Builder, As
 fn get(account: &Account, path_and_query: &str) -> Result<Request<Bytes>, AskError> {
     ask::finish(begin(account, path_and_query)?)
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{self, NOW_S, Specimen};
+    use super::*;
+    use crate::event::ReferenceKind;
+    use crate::secret::Secret;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &Checkoutcom,
+            scheme: "checkoutcom-hex",
+            secret: SECRET,
+            other_secret: "cko_signature_key_OLD",
+            settings: |_| {},
+            sign: |secret, _, body| {
+                let mac = hex::encode(signature::hmac_sha256(secret.as_bytes(), &[body]));
+                (tests::headers([(SIGNATURE, mac)]), body.to_vec())
+            },
+            body: br#"{"id":"evt_1","type":"payment_captured"}"#,
+            event_type: Some("payment_captured"),
+            timed: false,
+            any_body: true,
+            unsigned_headers: &[],
+        }
+    }
+
+    const SECRET: &str = "cko_signature_key_Test01";
+    const ANSWERED: &str = "Mon, 21 Sep 2026 14:13:25 GMT";
+
+    fn account() -> Account {
+        specimen().account(&[SECRET])
+    }
+
+    fn translated(account: &Account, event_type: &str, data: &serde_json::Value) -> Vec<PaymentEvent> {
+        let body = json!({"id": "evt_1", "type": event_type, "created_on": "2026-09-21T13:33:10Z", "data": data}).to_string();
+        Checkoutcom.translate(&specimen().envelope(body.as_bytes()), account).unwrap()
+    }
+
+    #[test]
+    fn the_header_is_64_lowercase_hex_digits() {
+        let body = specimen().body;
+        let mac = hex::encode(signature::hmac_sha256(SECRET.as_bytes(), &[body]));
+        let reason = |header: &str| {
+            let headers = tests::headers([(SIGNATURE, header.to_owned())]);
+            tests::verify(&Checkoutcom, &[SECRET], &headers, body).map_or_else(|rejection| rejection.reason(), |_| "accepted")
+        };
+        assert_eq!(reason(&mac), "accepted");
+        for bad in [mac.to_uppercase(), format!("{mac}0"), mac[1..].to_owned(), format!("1790000000:1:{mac}")] {
+            assert_eq!(reason(&bad), "malformed_header", "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_no_json_is_taken_and_quarantined() {
+        let body = "{\"id\":\"evt_1\",\"type\":\"payment_authentication_failed\",\"data\":{\"name\":\"\u{fffd}}".as_bytes();
+        let envelope = specimen().envelope(body);
+        assert_eq!((envelope.webhook_id.as_str(), envelope.event_type.as_deref()), (signature::body_id(body).as_str(), None));
+        let translated = Checkoutcom.translate(&envelope, &account());
+        assert!(matches!(translated, Err(TranslateError::Unintelligible { reason: "not JSON", .. })), "{translated:?}");
+    }
+
+    #[test]
+    fn the_order_is_the_reference_else_in_the_metadata() {
+        let orders = |path: Option<&str>, event_type: &str, data: serde_json::Value| {
+            let order_reference = path.map(|path| path.split('.').map(str::to_owned).collect());
+            let events = translated(&Account { order_reference, ..account() }, event_type, &data);
+            let orders = events[0].references.iter().filter(|reference| reference.kind == ReferenceKind::Order);
+            orders.map(|reference| reference.value.clone()).collect::<Vec<_>>()
+        };
+        let both = json!({"id": "pay_1", "reference": "A", "metadata": {"order_id": "B", "cart": "C"}});
+        let metadata = json!({"id": "pay_1", "reference": null, "metadata": {"order_id": "B"}});
+        let dispute = json!({"id": "dsp_1", "payment_id": "pay_1", "payment_reference": "D", "amount": 1, "currency": "EUR"});
+        assert_eq!(orders(None, "payment_pending", both.clone()), ["A"]);
+        assert_eq!(orders(None, "payment_pending", metadata), ["B"]);
+        assert_eq!(orders(Some("metadata.cart"), "payment_pending", both.clone()), ["C"]);
+        assert_eq!(orders(Some("nowhere"), "payment_pending", both), [""; 0]);
+        assert_eq!(orders(None, "dispute_received", dispute), ["D"]);
+    }
+
+    #[test]
+    fn an_api_key_is_no_signature_key() {
+        let mut account = account();
+        account.keys.secrets.push(Secret::new("secrets[1]", "sk_sbox_1"));
+        assert_eq!(Checkoutcom.check(&account).unwrap_err().setting, "secrets");
+    }
+
+    // ------------------------------------------------------------------------------------------------ questions
+
+    #[test]
+    fn questions_are_asked_as_checkout_reads_them() {
+        let mut account = account();
+        let status = |cursor| Checkoutcom.status_request("pay_1", cursor, &account).unwrap().uri().to_string();
+        assert_eq!(status(None), "https://api.sandbox.checkout.com/payments/pay_1");
+        assert_eq!(status(Some("actions:EUR")), "https://api.sandbox.checkout.com/payments/pay_1/actions");
+        assert_eq!(
+            status(Some("disputes:100")),
+            "https://api.sandbox.checkout.com/disputes?payment_id=pay_1&limit=100&skip=100"
+        );
+        let since = Timestamp::from_seconds(1_789_999_999);
+        let search = |cursor| {
+            let request = Checkoutcom.events_request(since, cursor, &account).unwrap();
+            assert_eq!((request.method(), request.headers()["content-type"].as_bytes()), (&Method::POST, &b"application/json"[..]));
+            assert_eq!(request.uri(), "https://api.sandbox.checkout.com/payments/search");
+            serde_json::from_slice::<serde_json::Value>(request.body()).unwrap()
+        };
+        assert_eq!(search(None), json!({"query": "", "limit": 100, "from": "2026-09-21T14:13:19Z"}));
+        assert_eq!(
+            search(Some("payments:1790000000")),
+            json!({"query": "", "limit": 100, "from": "2026-09-21T14:13:19Z", "to": "2026-09-21T14:13:20Z"})
+        );
+        let disputes = Checkoutcom.events_request(since, Some("disputes:0:1790000000"), &account).unwrap();
+        assert_eq!(
+            disputes.uri(),
+            "https://api.sandbox.checkout.com/disputes?from=2026-09-21T14:13:19Z&to=2026-09-21T14:13:20Z&limit=100&skip=0"
+        );
+        account.mode = Mode::Live;
+        let request = Checkoutcom.endpoints_request(None, &account).unwrap();
+        assert_eq!(request.uri(), "https://api.checkout.com/workflows");
+        assert_eq!(request.headers()["authorization"], "Bearer sk_test_invented");
+        account.api.url = Some("https://abc.api.checkout.com".to_owned());
+        let request = Checkoutcom.endpoints_request(Some("wf_1,wf_2"), &account).unwrap();
+        assert_eq!(request.uri(), "https://abc.api.checkout.com/workflows/wf_1");
+        account.api.key = None;
+        assert_eq!(Checkoutcom.status_request("pay_1", None, &account).unwrap_err(), AskError::Missing("api_key"));
+        assert_eq!(Checkoutcom.events_request(since, None, &account).unwrap_err(), AskError::Missing("api_key"));
+    }
+
+    #[test]
+    fn nothing_but_an_id_enters_a_url() {
+        let account = account();
+        let long = format!("pay_{}", "a".repeat(61));
+        for id in ["", "pay_", "src_1", "pay_1/../x", "pay_1?x", "pay_1%2e", "pay_é", "pay_1 ", &long] {
+            assert_eq!(Checkoutcom.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
+        }
+        for cursor in ["", "actions", "actions:", "actions:EURO", "disputes:", "disputes:x", "disputes:1:2", "payments:1"] {
+            assert!(Checkoutcom.status_request("pay_1", Some(cursor), &account).is_err(), "{cursor}");
+        }
+        for cursor in ["", "payments:", "payments:x", "payments:999999999999999", "disputes:0", "disputes:0:", "actions:EUR"] {
+            assert!(Checkoutcom.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        }
+        for cursor in ["", "wf_1,", "wf_1,/x", "wf 1"] {
+            assert!(Checkoutcom.endpoints_request(Some(cursor), &account).is_err(), "{cursor}");
+        }
+    }
+
+    // -------------------------------------------------------------------------------------------------- answers
+
+    fn response(status: u16, body: &[u8]) -> Response<Bytes> {
+        Response::builder().status(status).header("date", ANSWERED).body(Bytes::copy_from_slice(body)).unwrap()
+    }
+
+    fn asked(cursor: Option<&str>) -> Asked<'_> {
+        Asked { payment_id: "pay_waji", cursor, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" }
+    }
+
+    fn read_status(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
+        Checkoutcom.read_status(&asked(cursor), &response(200, body), &account())
+    }
+
+    fn read_events(cursor: Option<&str>, body: &serde_json::Value) -> Result<Answer, ReadError> {
+        Checkoutcom.read_events(&asked(cursor), &response(200, body.to_string().as_bytes()), &account())
+    }
+
+    fn keys(answer: &Answer) -> Vec<&str> {
+        answer.events.iter().map(|event| event.key.event_id.as_str()).collect()
+    }
+
+    #[test]
+    fn answers_read_as_recorded() {
+        for (name, body, cursor, next) in [
+            ("payment", &include_bytes!("fixtures/checkoutcom/answers/payment.json")[..], None, Some("actions:EUR")),
+            ("payment.declined", include_bytes!("fixtures/checkoutcom/answers/payment.declined.json"), None, None),
+            ("actions", include_bytes!("fixtures/checkoutcom/answers/actions.json"), Some("actions:EUR"), Some("disputes:0")),
+            ("disputes", include_bytes!("fixtures/checkoutcom/answers/disputes.json"), Some("disputes:0"), None),
+        ] {
+            let answer = read_status(cursor, body).unwrap();
+            assert_eq!(answer.next.as_deref(), next, "{name}");
+            insta::assert_json_snapshot!(format!("checkoutcom-answer-{name}"), answer.events);
+        }
+    }
+
+    #[test]
+    fn workflows_are_asked_one_by_one() {
+        let read = |cursor: Option<&str>, body: &[u8]| Checkoutcom.read_endpoints_at(cursor, &response(200, body));
+        let list = read(None, include_bytes!("fixtures/checkoutcom/answers/workflows.json")).unwrap();
+        assert_eq!((list.endpoints.len(), list.next.as_deref()), (0, Some("wf_c7svxlvo2bbuva4f6s3xu4f7wm,wf_2")));
+        let workflow = include_bytes!("fixtures/checkoutcom/answers/workflow.json");
+        let one = read(list.next.as_deref(), workflow).unwrap();
+        assert_eq!(one.next.as_deref(), Some("wf_2"));
+        insta::assert_json_snapshot!("checkoutcom-answer-workflow", one.endpoints);
+        let bare = json!({"id": "wf_2", "active": false, "actions": [{"id": "wfa_2", "type": "webhook", "url": "https://x"}]});
+        let last = read(Some("wf_2"), bare.to_string().as_bytes()).unwrap();
+        assert_eq!((last.next, last.endpoints[0].enabled, &last.endpoints[0].events[..]), (None, false, &["*".to_owned()][..]));
+        assert!(read(Some("wf_2"), workflow).is_err(), "another workflow than was asked for");
+        assert_eq!(read(None, br#"{"data":[]}"#).unwrap().next, None);
+    }
+
+    #[test]
+    fn a_status_is_a_state_and_an_unknown_one_is_pending() {
+        let balances = |captured: i64, rest: i64| {
+            json!({"total_authorized": 10, "total_captured": captured, "available_to_capture": rest, "total_refunded": 0})
+        };
+        for (status, balances, state, captured, is_final) in [
+            ("Pending", json!(null), PaymentState::Pending, None, false),
+            ("Authorized", balances(0, 10), PaymentState::Authorized, None, false),
+            ("Card Verified", json!(null), PaymentState::Pending, None, false),
+            ("Partially Captured", balances(4, 6), PaymentState::Captured, Some(4), false),
+            ("Partially Captured", json!(null), PaymentState::Captured, None, false),
+            ("Captured", balances(10, 0), PaymentState::Captured, Some(10), true),
+            ("Captured", json!(null), PaymentState::Captured, Some(10), true),
+            ("Partially Refunded", balances(4, 0), PaymentState::Captured, Some(4), true),
+            ("Partially Refunded", json!(null), PaymentState::Captured, None, false),
+            ("Refunded", json!(null), PaymentState::Captured, Some(10), true),
+            ("Paid", balances(10, 0), PaymentState::Pending, None, false),
+            ("Declined", json!(null), PaymentState::Failed, None, false),
+            ("Canceled", json!(null), PaymentState::Canceled, None, false),
+            ("Voided", balances(0, 0), PaymentState::Canceled, None, false),
+            ("Voided", balances(0, 6), PaymentState::Authorized, None, false),
+            ("Expired", json!(null), PaymentState::Expired, None, false),
+            ("Expired", balances(0, 0), PaymentState::AuthorizationExpired, None, false),
+            ("Retry Scheduled", json!(null), PaymentState::Pending, None, false),
+            ("Dreaming", balances(10, 0), PaymentState::Pending, None, false),
+        ] {
+            let payment = json!({"id": "pay_waji", "status": status, "amount": 10, "currency": "EUR", "balances": balances});
+            let answer = read_status(None, payment.to_string().as_bytes()).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            let told = (fact.state, fact.captured.map(|money| money.minor), fact.capture_final);
+            assert_eq!(told, (state, captured, is_final), "{payment}");
+            assert_eq!(answer.next.is_some(), state == PaymentState::Captured, "{payment}");
+        }
+    }
+
+    #[test]
+    fn a_search_is_followed_without_telling_anything_twice() {
+        let payment = |number: usize, second: usize| {
+            json!({"id": format!("pay_{number}"), "requested_on": format!("2026-09-21T14:00:{second:02}.5Z"), "amount": 1, "currency": "EUR",
+                "status": "Pending"})
+        };
+        // 100 payments, newest first, of which the last four were requested within one second.
+        let seconds = |number: usize| 40 - number.min(96) / 4;
+        let page: Vec<_> = (0..PAGE).map(|number| payment(number, seconds(number))).collect();
+        let first = read_events(None, &json!({ "data": page })).unwrap();
+        let boundary = Timestamp::parse_rfc3339("2026-09-21T14:00:17Z").unwrap().seconds();
+        assert_eq!((first.events.len(), first.next.as_deref()), (96, Some(format!("payments:{boundary}").as_str())));
+        let rest: Vec<_> = (92..103).map(|number| payment(number, seconds(number))).collect();
+        let second = read_events(first.next.as_deref(), &json!({ "data": rest })).unwrap();
+        assert_eq!(keys(&second).first(), Some(&"poll:pay_96:look-7"), "neither told twice nor lost");
+        assert_eq!((second.events.len(), second.next.as_deref()), (7, Some("disputes:0:1790000005")));
+
+        let mut unsorted = page;
+        unsorted.reverse();
+        assert!(read_events(None, &json!({ "data": unsorted })).is_err(), "oldest first");
+        let same: Vec<_> = (0..PAGE).map(|number| payment(number, 7)).collect();
+        assert!(read_events(None, &json!({ "data": same })).is_err(), "a page that leads nowhere");
+
+        let recorded = serde_json::from_slice(include_bytes!("fixtures/checkoutcom/answers/payments.json")).unwrap();
+        let listed = read_events(None, &recorded).unwrap();
+        assert_eq!(keys(&listed), ["poll:pay_waj3:look-7", "poll:pay_waji:look-7", "poll:pay_waji:total:look-7"]);
+        assert_eq!(listed.unread[0].event_id, "poll:pay_waj2");
+    }
+
+    #[test]
+    fn disputes_are_followed_to_their_end() {
+        let dispute = |number: usize| {
+            json!({"id": format!("dsp_{number}"), "payment_id": "pay_waji", "amount": 1, "currency": "EUR", "status": "evidence_required"})
+        };
+        let page = |items: usize| json!({ "data": (0..items).map(dispute).collect::<Vec<_>>() });
+        assert_eq!(read_events(Some("disputes:100:7"), &page(PAGE)).unwrap().next.as_deref(), Some("disputes:200:7"));
+        assert_eq!(read_events(Some("disputes:100:7"), &page(3)).unwrap().next, None);
+        let status = |items: usize| read_status(Some("disputes:0"), page(items).to_string().as_bytes()).unwrap().next;
+        assert_eq!((status(PAGE).as_deref(), status(1)), (Some("disputes:100"), None));
+        let none = Checkoutcom.read_status(&asked(Some("disputes:0")), &response(204, b""), &account()).unwrap();
+        assert_eq!((none.events.len(), none.next), (0, None));
+        assert!(Checkoutcom.read_status(&asked(None), &response(204, b""), &account()).is_err(), "no payment is no answer");
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_no_answer() {
+        let dispute = json!({"id": "dsp_1", "payment_id": "pay_other", "amount": 1, "currency": "EUR", "status": "won"});
+        for (cursor, body) in [
+            (None, json!({"id": "pay_other", "status": "Captured", "amount": 1, "currency": "EUR"})),
+            (None, json!({"id": "pay_waji", "status": "Captured"})),
+            (None, json!([])),
+            (Some("actions:EUR"), json!({})),
+            (Some("actions:EUR"), json!([{"id": "act_1", "type": "Refund", "amount": 1.5}])),
+            (Some("disputes:0"), json!({ "data": [dispute] })),
+            (Some("disputes:0"), json!({ "data": vec![dispute.clone(); PAGE + 1] })),
+            (Some("refunds:0"), json!([])),
+        ] {
+            let read = read_status(cursor, body.to_string().as_bytes());
+            assert!(matches!(read, Err(ReadError::Unintelligible(_))), "{cursor:?} {body}");
+        }
+    }
+}

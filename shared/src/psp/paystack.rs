@@ -601,3 +601,338 @@ fn get(account: &Account, path_and_query: &str) -> Result<Request<Bytes>, AskErr
     let key = account.api.key.as_ref().or_else(|| account.keys.secrets.first()).ok_or(AskError::Missing("api_key"))?;
     ask::finish(ask::get(account, API, path_and_query, ask::bearer_of(key).ok_or(AskError::Missing("api_key"))?))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{self, NOW_S, Specimen};
+    use super::*;
+    use crate::event::ReferenceKind;
+    use crate::secret::Secret;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &Paystack,
+            scheme: "paystack-hex-sha512",
+            secret: SECRET,
+            other_secret: "sk_test_paystack_secret_OLD",
+            settings: |account| account.api.key = None,
+            sign: |secret, _, body| {
+                let mac = hex::encode(signature::hmac_sha512(secret.as_bytes(), &[body]));
+                (tests::headers([(SIGNATURE, mac)]), body.to_vec())
+            },
+            body: br#"{"event":"charge.success","data":{}}"#,
+            event_type: Some("charge.success"),
+            timed: false,
+            any_body: true,
+            unsigned_headers: &[],
+        }
+    }
+
+    const SECRET: &str = "sk_test_paystack_secret_01";
+    const ANSWERED: &str = "Mon, 21 Sep 2026 14:13:25 GMT";
+
+    fn account() -> Account {
+        specimen().account(&[SECRET])
+    }
+
+    fn translated(body: &serde_json::Value) -> Result<Vec<PaymentEvent>, TranslateError> {
+        Paystack.translate(&specimen().envelope(body.to_string().as_bytes()), &account())
+    }
+
+    fn fixture(name: &str) -> serde_json::Value {
+        let fixtures = tests::fixtures(&Paystack);
+        serde_json::from_slice(&fixtures.into_iter().find(|(known, _)| known == name).unwrap().1).unwrap()
+    }
+
+    fn orders(event: &PaymentEvent) -> Vec<&str> {
+        let orders = event.references.iter().filter(|reference| reference.kind == ReferenceKind::Order);
+        orders.map(|reference| reference.value.as_str()).collect()
+    }
+
+    #[test]
+    fn the_header_is_128_lowercase_hex_digits() {
+        let body = specimen().body;
+        let mac = hex::encode(signature::hmac_sha512(SECRET.as_bytes(), &[body]));
+        let reason = |header: &str| {
+            let headers = tests::headers([(SIGNATURE, header.to_owned())]);
+            tests::verify(&Paystack, &[SECRET], &headers, body).map_or_else(|rejection| rejection.reason(), |_| "accepted")
+        };
+        assert_eq!(reason(&mac), "accepted");
+        let sha256 = hex::encode(signature::hmac_sha256(SECRET.as_bytes(), &[body]));
+        for bad in [mac.to_uppercase(), format!("{mac}0"), mac[1..].to_owned(), sha256, format!("sha512={mac}")] {
+            assert_eq!(reason(&bad), "malformed_header", "{bad}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_an_object_a_string_or_null() {
+        for (metadata, order) in [
+            (json!({"order_id": "A 7"}), "A 7"),
+            (json!({"order_id": 7}), "ORD-1001"),
+            (json!({}), "ORD-1001"),
+            (json!(""), "ORD-1001"),
+            (json!("{\"order_id\":\"A\"}"), "ORD-1001"),
+            (json!(null), "ORD-1001"),
+            (json!([]), "ORD-1001"),
+        ] {
+            let mut body = fixture("charge.success");
+            body["data"]["metadata"] = metadata;
+            assert_eq!(orders(&translated(&body).unwrap()[0]), [order], "{body}");
+        }
+        let mut body = fixture("charge.success");
+        body["data"].as_object_mut().unwrap().remove("metadata");
+        assert_eq!(orders(&translated(&body).unwrap()[0]), ["ORD-1001"]);
+
+        let account = Account { order_reference: Some(vec!["metadata".into(), "cart".into()]), ..account() };
+        let told = |cart: serde_json::Value| {
+            let mut body = fixture("charge.success");
+            body["data"]["metadata"]["cart"] = cart;
+            Paystack.translate(&specimen().envelope(body.to_string().as_bytes()), &account).unwrap()
+        };
+        assert_eq!(orders(&told(json!("B"))[0]), ["B"]);
+        assert_eq!(orders(&told(json!(null))[0]), [""; 0]);
+    }
+
+    #[test]
+    fn a_refund_names_no_order_but_its_payment() {
+        for name in ["refund.processed", "refund.pending", "dispute.create"] {
+            let event = &translated(&fixture(name)).unwrap()[0];
+            assert_eq!((event.payment_id.as_str(), orders(event)), ("ORD-1001", vec![]), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_amount_may_be_a_string_of_subunits() {
+        for (amount, minor) in [
+            (json!(100_000), Some(100_000)),
+            (json!("100000"), Some(100_000)),
+            (json!("0"), Some(0)),
+            (json!("1000.00"), None),
+            (json!("-1"), None),
+            (json!("1e3"), None),
+            (json!(" 1"), None),
+            (json!(""), None),
+            (json!(1000.5), None),
+            (json!(-1), None),
+            (json!("99999999999999999999"), None),
+            (json!("9007199254740993"), None),
+            (json!(null), None),
+        ] {
+            let mut body = fixture("refund.processed");
+            body["data"]["amount"] = amount;
+            let told = translated(&body).ok().map(|events| match events[0].fact {
+                Fact::Refund { amount, .. } => amount.minor,
+                ref other => panic!("{other:?}"),
+            });
+            assert_eq!(told, minor, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_refund_moves_forward_whatever_comes_first() {
+        let version = |name: &str| {
+            let event = translated(&fixture(name)).unwrap().remove(0);
+            let Fact::Refund { state, .. } = event.fact else { panic!("{:?}", event.fact) };
+            (event.version, state)
+        };
+        let life = ["refund.pending", "refund.processing", "refund.processed", "refund.failed"].map(version);
+        assert!(life.is_sorted(), "{life:?}");
+        let page = include_bytes!("fixtures/paystack/answers/refunds.json");
+        let listed = read_status(Some("refund:302961001:1"), page).unwrap();
+        assert_eq!(listed.events[1].version, version("refund.processed").0, "the same place, by webhook and by answer");
+    }
+
+    #[test]
+    fn a_reminder_of_a_dispute_says_nothing_new() {
+        let key = |body: &serde_json::Value| translated(body).unwrap()[0].key.event_id.clone();
+        let body = fixture("dispute.remind");
+        assert_eq!(key(&body), "charge.dispute.remind:358950:awaiting-merchant-feedback:");
+        let mut later = body.clone();
+        later["data"]["updatedAt"] = json!("2026-10-04T00:00:00.000Z");
+        let (first, second) = (&translated(&body).unwrap()[0], &translated(&later).unwrap()[0]);
+        assert_eq!((&first.key, first.facts_sha256()), (&second.key, second.facts_sha256()));
+        let mut moved = body;
+        moved["data"]["status"] = json!("awaiting-bank-feedback");
+        assert_ne!(first.key.event_id, key(&moved));
+    }
+
+    #[test]
+    fn a_key_of_the_other_mode_or_kind_is_refused_at_start() {
+        let setting = |secret: &str, mode: Mode| {
+            let mut account = account();
+            (account.mode, account.keys.secrets) = (mode, vec![Secret::new("secrets[0]", secret)]);
+            Paystack.check(&account).map_err(|error| error.setting)
+        };
+        assert_eq!(setting("sk_test_1", Mode::Test), Ok(()));
+        assert_eq!(setting("sk_live_1", Mode::Live), Ok(()));
+        assert_eq!(setting("sk_live_1", Mode::Test), Err("secrets"));
+        assert_eq!(setting("sk_test_1", Mode::Live), Err("secrets"));
+        assert_eq!(setting("pk_test_1", Mode::Test), Err("secrets"));
+    }
+
+    // ------------------------------------------------------------------------------------------------ questions
+
+    #[test]
+    fn questions_are_asked_as_paystack_reads_them() {
+        let mut account = account();
+        let status = |id, cursor| Paystack.status_request(id, cursor, &account).unwrap().uri().to_string();
+        assert_eq!(status("T.2026=9-x", None), "https://api.paystack.co/transaction/verify/T.2026%3D9-x");
+        assert_eq!(status("ORD-Ü/1 ?#%", None), "https://api.paystack.co/transaction/verify/ORD-%C3%9C%2F1%20%3F%23%25");
+        assert_eq!(status("x", Some("refund:7:2")), "https://api.paystack.co/refund?transaction=7&perPage=100&page=2");
+        assert_eq!(status("x", Some("dispute:7:1")), "https://api.paystack.co/dispute?transaction=7&perPage=100&page=1");
+        let since = Timestamp::from_seconds(1_789_999_999);
+        let list = |cursor| Paystack.events_request(since, cursor, &account).unwrap().uri().to_string();
+        assert_eq!(list(None), "https://api.paystack.co/transaction?from=2026-09-21T14:13:19Z&perPage=100&page=1");
+        assert_eq!(
+            list(Some("refund:2:1790000000")),
+            "https://api.paystack.co/refund?from=2026-09-21T14:13:19Z&to=2026-09-21T14:13:20Z&perPage=100&page=2"
+        );
+        let bearer = |account: &Account| {
+            let request = Paystack.status_request("x", None, account).unwrap();
+            request.headers()["authorization"].to_str().unwrap().to_owned()
+        };
+        assert_eq!(bearer(&account), "Bearer sk_test_paystack_secret_01", "the signing secret is the API's key");
+        account.api.key = Some(Secret::new("api_key", "sk_test_other"));
+        assert_eq!(bearer(&account), "Bearer sk_test_other");
+        assert_eq!(Paystack.endpoints_request(None, &account).unwrap_err(), AskError::Unsupported);
+    }
+
+    #[test]
+    fn nothing_leaves_its_place_in_a_url() {
+        let account = account();
+        for id in ["", ".", "..", "a\u{0}", &"a".repeat(256)] {
+            assert_eq!(Paystack.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
+        }
+        for cursor in ["", "refund", "refund:7", "refund:x:1", "refund:7:0", "refund:7:x", "refund::1", "transaction:7:1"] {
+            assert!(Paystack.status_request("x", Some(cursor), &account).is_err(), "{cursor}");
+        }
+        for cursor in ["", "refund:1", "refund:1:x", "refund:0:1", "refund:1:999999999999999", "transfer:1:1"] {
+            assert!(Paystack.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        }
+    }
+
+    // -------------------------------------------------------------------------------------------------- answers
+
+    fn response(status: u16, body: &[u8]) -> Response<Bytes> {
+        Response::builder().status(status).header("date", ANSWERED).body(Bytes::copy_from_slice(body)).unwrap()
+    }
+
+    fn asked(cursor: Option<&str>) -> Asked<'_> {
+        Asked { payment_id: "ORD-1001", cursor, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" }
+    }
+
+    fn read_status(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
+        Paystack.read_status(&asked(cursor), &response(200, body), &account())
+    }
+
+    #[test]
+    fn answers_read_as_recorded() {
+        for (name, body, cursor, next) in [
+            ("success", &include_bytes!("fixtures/paystack/answers/success.json")[..], None, Some("refund:302961001:1")),
+            ("abandoned", include_bytes!("fixtures/paystack/answers/abandoned.json"), None, None),
+            ("reversed", include_bytes!("fixtures/paystack/answers/reversed.json"), None, Some("refund:302961001:1")),
+            (
+                "refunds",
+                include_bytes!("fixtures/paystack/answers/refunds.json"),
+                Some("refund:302961001:1"),
+                Some("dispute:302961001:1"),
+            ),
+            ("disputes", include_bytes!("fixtures/paystack/answers/disputes.json"), Some("dispute:896467688:1"), None),
+        ] {
+            let answer = read_status(cursor, body).unwrap();
+            assert_eq!(answer.next.as_deref(), next, "{name}");
+            insta::assert_json_snapshot!(format!("paystack-answer-{name}"), answer.events);
+        }
+    }
+
+    #[test]
+    fn a_status_is_a_state_and_an_unknown_one_is_pending() {
+        for (status, state) in [
+            ("success", PaymentState::Captured),
+            ("reversed", PaymentState::Captured),
+            ("failed", PaymentState::Failed),
+            ("abandoned", PaymentState::Failed),
+            ("ongoing", PaymentState::Pending),
+            ("pending", PaymentState::Pending),
+            ("processing", PaymentState::Pending),
+            ("queued", PaymentState::Pending),
+            ("dreaming", PaymentState::Pending),
+        ] {
+            let mut body: serde_json::Value =
+                serde_json::from_slice(include_bytes!("fixtures/paystack/answers/success.json")).unwrap();
+            body["data"]["status"] = json!(status);
+            let answer = read_status(None, body.to_string().as_bytes()).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            assert_eq!((fact.state, answer.next.is_some()), (state, state == PaymentState::Captured), "{status}");
+            let totals = answer.events.iter().filter(|event| matches!(event.fact, Fact::RefundTotal { .. })).count();
+            assert_eq!(totals, usize::from(status == "reversed"), "{status}");
+        }
+    }
+
+    #[test]
+    fn not_found_is_a_400_and_no_failure() {
+        let body = include_bytes!("fixtures/paystack/answers/not_found.json");
+        let read = |status, body: &[u8]| Paystack.read_status(&asked(None), &response(status, body), &account()).unwrap_err();
+        assert_eq!(read(400, body), ReadError::NotFound);
+        assert_eq!(read(404, body), ReadError::NotFound);
+        assert!(matches!(read(400, br#"{"status":false,"message":"Invalid key"}"#), ReadError::Unintelligible(_)));
+        assert!(matches!(read(400, b"<html>"), ReadError::Unintelligible(_)));
+        // `status` says how the API is, and `data.status` how the payment is.
+        assert!(matches!(read(200, br#"{"status":false,"data":{"status":"success"}}"#), ReadError::Unintelligible(_)));
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_no_answer() {
+        let refund = |change: serde_json::Value| {
+            let mut refund = json!({"id": 1, "transaction": 7, "amount": 1, "currency": "NGN", "status": "processed"});
+            refund.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            refund
+        };
+        let mine = refund(json!({}));
+        let read = |cursor: Option<&str>, data: serde_json::Value| {
+            read_status(cursor, json!({"status": true, "data": data}).to_string().as_bytes())
+        };
+        assert_eq!(read(Some("refund:7:1"), json!([mine])).unwrap().events.len(), 1);
+        for (cursor, data) in [
+            (None, json!({"id": 1, "reference": "ORD-other", "status": "success", "amount": 1, "currency": "NGN"})),
+            (None, json!({"id": 1, "reference": "ORD-1001", "status": "success"})),
+            (None, json!([])),
+            (Some("refund:8:1"), json!([mine])),
+            (Some("refund:7:1"), json!([refund(json!({"transaction_reference": "ORD-other"}))])),
+            (Some("refund:7:1"), json!([refund(json!({"id": "one"}))])),
+            (Some("refund:7:1"), json!(vec![mine.clone(); PAGE + 1])),
+            (Some("dispute:7:1"), json!([{"id": 1, "status": "pending", "transaction": {"reference": "x", "amount": 1, "currency": "NGN"}}])),
+            (Some("charge:7:1"), json!([])),
+        ] {
+            assert!(matches!(read(cursor, data.clone()), Err(ReadError::Unintelligible(_))), "{cursor:?} {data}");
+        }
+    }
+
+    #[test]
+    fn lists_are_followed_to_their_end() {
+        let transaction = |number: usize| {
+            json!({"id": number, "reference": format!("R{number}"), "status": "ongoing", "amount": 1, "currency": "NGN"})
+        };
+        let read = |cursor: Option<&str>, body: &serde_json::Value| {
+            Paystack.read_events(&asked(cursor), &response(200, body.to_string().as_bytes()), &account()).unwrap()
+        };
+        let page = |items: usize| json!({"status": true, "data": (0..items).map(transaction).collect::<Vec<_>>()});
+        let next = |cursor: Option<&str>, items: usize| read(cursor, &page(items)).next;
+        assert_eq!(next(None, PAGE).as_deref(), Some("transaction:2:1790000005"), "as of the first answer");
+        assert_eq!(next(Some("transaction:2:7"), 3).as_deref(), Some("refund:1:7"));
+        assert_eq!(next(Some("refund:1:7"), 0).as_deref(), Some("dispute:1:7"));
+        assert_eq!(next(Some("dispute:3:7"), 0), None);
+
+        let recorded = serde_json::from_slice(include_bytes!("fixtures/paystack/answers/transactions.json")).unwrap();
+        let listed = read(None, &recorded);
+        let keys: Vec<&str> = listed.events.iter().map(|event| event.key.event_id.as_str()).collect();
+        assert_eq!(keys, ["poll:transaction:302961003:look-7", "poll:transaction:302961001:look-7"]);
+        assert_eq!(listed.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
+
+        let by_number = json!({"status": true, "data": [{"id": 9, "transaction": 7, "amount": 1, "currency": "NGN", "status": "processed"}]});
+        let listed = read(Some("refund:1:7"), &by_number);
+        assert_eq!((listed.events.len(), listed.unread[0].event_id.as_str()), (0, "poll:refund:9"));
+    }
+}

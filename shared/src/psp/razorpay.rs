@@ -654,3 +654,322 @@ fn get(account: &Account, path_and_query: &str) -> Result<Request<Bytes>, AskErr
     let credentials = ask::basic(key_id, secret).ok_or(AskError::Missing("api_key"))?;
     ask::finish(ask::get(account, API, path_and_query, credentials))
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::json;
+
+    use super::super::tests::{self, NOW_S, Specimen};
+    use super::*;
+    use crate::secret::Secret;
+
+    pub(in super::super) fn specimen() -> Specimen {
+        Specimen {
+            psp: &Razorpay,
+            scheme: "razorpay-hex",
+            secret: SECRET,
+            other_secret: "rzp_wh_secret_OLD",
+            settings: |account| account.api.client_id = Some("rzp_test_invented".to_owned()),
+            sign: |secret, _, body| {
+                let mac = hex::encode(signature::hmac_sha256(secret.as_bytes(), &[body]));
+                (tests::headers([(SIGNATURE, mac), (EVENT_ID, "TestEvtId000001".to_owned())]), body.to_vec())
+            },
+            body: br#"{"entity":"event","event":"payment.captured"}"#,
+            event_type: Some("payment.captured"),
+            timed: false,
+            any_body: true,
+            unsigned_headers: &[EVENT_ID],
+        }
+    }
+
+    const SECRET: &str = "rzp_wh_secret_Test#1 äöü";
+    /// Of this the adapter reads nothing.
+    const EVENT_ID: &str = "x-razorpay-event-id";
+    const ANSWERED: &str = "Mon, 21 Sep 2026 14:13:25 GMT";
+
+    fn account() -> Account {
+        specimen().account(&[SECRET])
+    }
+
+    fn fixture(name: &str) -> Vec<u8> {
+        let fixtures = tests::fixtures(&Razorpay);
+        fixtures.into_iter().find(|(known, _)| known == name).unwrap().1
+    }
+
+    fn translated(body: &[u8]) -> Vec<PaymentEvent> {
+        Razorpay.translate(&specimen().envelope(body), &account()).unwrap()
+    }
+
+    fn keys(events: &[PaymentEvent]) -> Vec<&str> {
+        events.iter().map(|event| event.key.event_id.as_str()).collect()
+    }
+
+    #[test]
+    fn the_header_is_64_lowercase_hex_digits() {
+        let body = specimen().body;
+        let mac = hex::encode(signature::hmac_sha256(SECRET.as_bytes(), &[body]));
+        let reason = |header: &str| {
+            let headers = tests::headers([(SIGNATURE, header.to_owned())]);
+            tests::verify(&Razorpay, &[SECRET], &headers, body).map_or_else(|rejection| rejection.reason(), |_| "accepted")
+        };
+        assert_eq!(reason(&mac), "accepted");
+        for bad in [mac.to_uppercase(), format!("{mac}0"), mac[1..].to_owned(), format!("sha256={mac}"), format!(" {mac}")] {
+            assert_eq!(reason(&bad), "malformed_header", "{bad}");
+        }
+        assert_eq!(reason(&"0".repeat(64)), "signature_mismatch");
+    }
+
+    /// Vector `razorpay-event-id-header-tampered`: the signature holds whatever that header says.
+    #[test]
+    fn a_replay_under_another_event_id_is_the_same_event() {
+        let body = fixture("refund.processed");
+        let event_under = |event_id: Option<&str>| {
+            let (mut headers, body) = (specimen().sign)(SECRET, NOW_S, &body);
+            headers.remove(EVENT_ID);
+            for event_id in event_id {
+                headers.insert(EVENT_ID, event_id.parse().unwrap());
+            }
+            let verified = specimen().verify(&[SECRET], &headers, &body).unwrap();
+            let webhook_id = verified.webhook_id().to_owned();
+            assert!(verified.headers.is_empty(), "nothing unsigned travels");
+            let envelope = Envelope::new(&account(), verified, Timestamp::from_seconds(NOW_S), body.into(), None);
+            (webhook_id, Razorpay.translate(&envelope, &account()).unwrap())
+        };
+        let genuine = event_under(Some("TestEvtId000001"));
+        assert_eq!(genuine, event_under(Some("AttackerChosenId")));
+        assert_eq!(genuine, event_under(None));
+        assert_eq!(keys(&genuine.1), ["refund.processed:rfnd_T1:1790000101", "refund.processed:rfnd_T1:1790000101:total"]);
+    }
+
+    #[test]
+    fn events_that_differ_have_keys_that_differ() {
+        let fixtures = tests::fixtures(&Razorpay);
+        let all: Vec<_> = fixtures.iter().filter(|(name, _)| !name.starts_with("bad.")).collect();
+        let mut known = std::collections::BTreeMap::new();
+        for (name, body) in all {
+            for event in Razorpay.translate(&specimen().envelope(body), &account()).unwrap_or_default() {
+                let kind = name.split('.').take(2).collect::<Vec<_>>().join(".");
+                let before = known.insert(event.key.event_id.clone(), kind.clone());
+                assert!(before.is_none_or(|before| before == kind), "{} is of two events", event.key);
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_is_an_attempts_and_a_later_success_of_the_same_payment_outranks_it() {
+        let state = |name: &str| {
+            let events = translated(&fixture(name));
+            let Fact::Payment(fact) = &events[0].fact else { panic!("{:?}", events[0].fact) };
+            (events[0].payment_id.clone(), fact.attempt.clone(), fact.state)
+        };
+        let (failed, authorized, captured) =
+            (state("payment.failed"), state("payment.authorized"), state("payment.captured"));
+        assert_eq!((&failed.0, &failed.1), (&captured.0, &captured.1), "one attempt, of which the higher rank counts");
+        assert_eq!(failed.2, PaymentState::Failed);
+        assert!(failed.2 < authorized.2 && authorized.2 < captured.2);
+        assert_eq!(state("payment.authorized.says_captured").2, PaymentState::Authorized, "the snapshot is not believed");
+        assert_eq!(state("order.paid").2, PaymentState::Captured);
+    }
+
+    #[test]
+    fn the_order_stands_in_the_notes_or_in_razorpays_order() {
+        let orders = |path: Option<&str>, body: serde_json::Value| {
+            let order_reference = path.map(|path| path.split('.').map(str::to_owned).collect());
+            let account = Account { order_reference, ..account() };
+            let events = Razorpay.translate(&specimen().envelope(body.to_string().as_bytes()), &account).unwrap();
+            let orders = events[0].references.iter().filter(|reference| reference.kind == ReferenceKind::Order);
+            orders.map(|reference| reference.value.clone()).collect::<Vec<_>>()
+        };
+        let event = |notes: serde_json::Value| {
+            json!({"event": "order.paid", "created_at": 1, "payload": {
+                "payment": {"entity": {"id": "pay_1", "amount": 1, "currency": "INR", "notes": notes}},
+                "order": {"entity": {"id": "order_1", "receipt": "C", "notes": {"shop": {"ref": "B"}}}}}})
+        };
+        assert_eq!(orders(None, event(json!({"order_id": "A"}))), ["A"]);
+        assert_eq!(orders(None, event(json!([]))), ["C"], "notes are [] when there are none");
+        assert_eq!(orders(Some("notes.shop.ref"), event(json!({"shop": {"ref": "D"}}))), ["D"]);
+        assert_eq!(orders(Some("notes.shop.ref"), event(json!([]))), ["B"]);
+        assert_eq!(orders(Some("nowhere"), event(json!({"order_id": "A"}))), [""; 0]);
+    }
+
+    #[test]
+    fn what_makes_an_account_useless_is_refused_at_start() {
+        let setting = |change: fn(&mut Account)| {
+            let mut account = account();
+            change(&mut account);
+            Razorpay.check(&account).map_err(|error| error.setting)
+        };
+        assert_eq!(setting(|_| ()), Ok(()));
+        assert_eq!(setting(|account| account.api.key = None), Ok(()));
+        assert_eq!(setting(|account| account.api.client_id = None), Err("client_id"));
+        assert_eq!(setting(|account| account.api.client_id = Some("rzp:x".to_owned())), Err("client_id"));
+        assert_eq!(setting(|account| account.api.client_id = Some("rzp_live_1".to_owned())), Err("client_id"));
+        assert_eq!(setting(|account| account.mode = Mode::Live), Err("client_id"));
+        assert_eq!(setting(|account| account.keys.secrets.push(Secret::new("x", " padded"))), Err("secrets"));
+        assert_eq!(setting(|account| account.keys.secrets.push(Secret::new("x", "two words"))), Ok(()));
+    }
+
+    // ------------------------------------------------------------------------------------------------ questions
+
+    #[test]
+    fn questions_are_asked_as_razorpay_reads_them() {
+        let account = account();
+        let status = |cursor| Razorpay.status_request("pay_T1", cursor, &account).unwrap().uri().to_string();
+        assert_eq!(status(None), "https://api.razorpay.com/v1/payments/pay_T1");
+        assert_eq!(status(Some("refunds:100")), "https://api.razorpay.com/v1/payments/pay_T1/refunds?count=100&skip=100");
+        let since = Timestamp::from_millis(1_789_999_999_999);
+        let list = |cursor| Razorpay.events_request(since, cursor, &account).unwrap().uri().to_string();
+        assert_eq!(list(None), "https://api.razorpay.com/v1/payments?from=1789999999&count=100&skip=0");
+        assert_eq!(
+            list(Some("disputes:200:1790000005")),
+            "https://api.razorpay.com/v1/disputes?from=1789999999&to=1790000005&count=100&skip=200"
+        );
+        let request = Razorpay.status_request("pay_T1", None, &account).unwrap();
+        // rzp_test_invented:sk_test_invented
+        assert_eq!(request.headers()["authorization"], "Basic cnpwX3Rlc3RfaW52ZW50ZWQ6c2tfdGVzdF9pbnZlbnRlZA==");
+        assert!(!format!("{request:?}").contains("cnpw"), "the key shows in a log");
+        for (missing, change) in [
+            ("client_id", (|account| account.api.client_id = None) as fn(&mut Account)),
+            ("api_key", |account| account.api.key = None),
+        ] {
+            let mut account = account.clone();
+            change(&mut account);
+            assert_eq!(Razorpay.status_request("pay_T1", None, &account).unwrap_err(), AskError::Missing(missing));
+        }
+        assert_eq!(Razorpay.endpoints_request(None, &account).unwrap_err(), AskError::Unsupported, "partners only");
+    }
+
+    #[test]
+    fn nothing_but_an_id_enters_a_url() {
+        let account = account();
+        let long = format!("pay_{}", "a".repeat(61));
+        for id in ["", "pay_", "order_1", "pay_1/../x", "pay_1?x", "pay_1%2e", "pay_é", "pay_1 ", "pay_1-2", &long] {
+            assert_eq!(Razorpay.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
+        }
+        for cursor in ["", "refunds", "refunds:", "refunds:x", "refunds:-1", "refunds:1&x=y", "refunds:1000001", "disputes:0:1"] {
+            assert!(Razorpay.status_request("pay_1", Some(cursor), &account).is_err(), "{cursor}");
+        }
+        for cursor in ["", "payments", "payments:0", "payments:0:", "payments:0:x", "settlements:0:1", "payments:01:1"] {
+            assert!(Razorpay.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        }
+    }
+
+    // -------------------------------------------------------------------------------------------------- answers
+
+    fn response(body: &[u8]) -> Response<Bytes> {
+        Response::builder().header("date", ANSWERED).body(Bytes::copy_from_slice(body)).unwrap()
+    }
+
+    fn asked(cursor: Option<&str>) -> Asked<'_> {
+        Asked { payment_id: "pay_T1", cursor, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" }
+    }
+
+    fn read_status(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
+        Razorpay.read_status(&asked(cursor), &response(body), &account())
+    }
+
+    fn read_events(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
+        Razorpay.read_events(&asked(cursor), &response(body), &account())
+    }
+
+    #[test]
+    fn answers_read_as_recorded() {
+        for (name, body, cursor, next) in [
+            ("payment", &include_bytes!("fixtures/razorpay/answers/payment.json")[..], None, Some("refunds:0")),
+            ("payment.failed", include_bytes!("fixtures/razorpay/answers/payment.failed.json"), None, None),
+            ("payment.release", include_bytes!("fixtures/razorpay/answers/payment.release.json"), None, None),
+            ("refunds", include_bytes!("fixtures/razorpay/answers/refunds.json"), Some("refunds:0"), None),
+        ] {
+            let answer = read_status(cursor, body).unwrap();
+            assert_eq!(answer.next.as_deref(), next, "{name}");
+            insta::assert_json_snapshot!(format!("razorpay-answer-{name}"), answer.events);
+        }
+        let disputes = read_events(Some("disputes:0:1"), include_bytes!("fixtures/razorpay/answers/disputes.json")).unwrap();
+        assert_eq!(disputes.next, None);
+        insta::assert_json_snapshot!("razorpay-answer-disputes", disputes.events);
+    }
+
+    #[test]
+    fn a_status_is_a_state_and_an_unknown_one_is_pending() {
+        for (status, is_captured, state) in [
+            ("created", false, PaymentState::Pending),
+            ("authorized", false, PaymentState::Authorized),
+            ("captured", true, PaymentState::Captured),
+            ("refunded", true, PaymentState::Captured),
+            ("refunded", false, PaymentState::AuthorizationExpired),
+            ("failed", false, PaymentState::Failed),
+            ("dreaming", true, PaymentState::Pending),
+        ] {
+            let payment = json!({"id": "pay_T1", "status": status, "captured": is_captured, "amount": 7, "currency": "INR",
+                "amount_refunded": 0});
+            let answer = read_status(None, payment.to_string().as_bytes()).unwrap();
+            let Fact::Payment(fact) = &answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            assert_eq!((fact.state, answer.next.is_some()), (state, state == PaymentState::Captured), "{status}");
+            assert_eq!(answer.events[0].version, FactVersion::Time(1_790_000_005_000), "the answer's own time");
+        }
+    }
+
+    #[test]
+    fn a_dispute_is_what_its_status_and_phase_say() {
+        for (word, phase, deducted, state) in [
+            ("open", "chargeback", 0, DisputeState::Open),
+            ("under_review", "arbitration", 5, DisputeState::Open),
+            ("new_to_us", "pre_arbitration", 0, DisputeState::Open),
+            ("open", "fraud", 0, DisputeState::Inquiry),
+            ("open", "retrieval", 0, DisputeState::Inquiry),
+            ("won", "chargeback", 0, DisputeState::Won),
+            ("won", "retrieval", 0, DisputeState::InquiryClosed),
+            ("lost", "chargeback", 5, DisputeState::Lost),
+            ("lost", "fraud", 5, DisputeState::Lost),
+            ("closed", "chargeback", 0, DisputeState::Won),
+            ("closed", "chargeback", 5, DisputeState::Lost),
+            ("closed", "fraud", 0, DisputeState::InquiryClosed),
+        ] {
+            let dispute = json!({"id": "disp_1", "payment_id": "pay_1", "amount": 5, "currency": "INR", "phase": phase,
+                "amount_deducted": deducted, "status": word});
+            let page = json!({"items": [dispute]}).to_string();
+            let answer = read_events(Some("disputes:0:1"), page.as_bytes()).unwrap();
+            let Fact::Dispute { state: told, .. } = answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
+            assert_eq!(told, state, "{word} {phase} {deducted}");
+        }
+    }
+
+    #[test]
+    fn lists_are_followed_to_their_end() {
+        let refund = |number: usize| {
+            json!({"id": format!("rfnd_{number}"), "payment_id": "pay_T1", "amount": 1, "currency": "INR", "status": "processed"})
+        };
+        let page = |items: usize| json!({ "items": (0..items).map(refund).collect::<Vec<_>>() }).to_string();
+        let next = |cursor: &str, items: usize| read_status(Some(cursor), page(items).as_bytes()).unwrap().next;
+        assert_eq!(next("refunds:0", PAGE).as_deref(), Some("refunds:100"));
+        assert_eq!(next("refunds:100", PAGE - 1), None);
+
+        let next = |cursor: Option<&str>, items: usize| read_events(cursor, page(items).as_bytes()).unwrap().next;
+        assert_eq!(next(Some("refunds:100:7"), PAGE).as_deref(), Some("refunds:200:7"));
+        assert_eq!(next(Some("refunds:100:7"), 1).as_deref(), Some("disputes:0:7"));
+        assert_eq!(next(Some("disputes:0:7"), 0), None);
+        assert_eq!(next(None, 0).as_deref(), Some("refunds:0:1790000005"), "as of the first answer");
+
+        let payments = read_events(None, include_bytes!("fixtures/razorpay/answers/payments.json")).unwrap();
+        assert_eq!(keys(&payments.events), ["poll:pay_T3:look-7", "poll:pay_T1:look-7", "poll:pay_T1:total:look-7"]);
+        assert_eq!(payments.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
+        assert_eq!(payments.unread[0].event_id, "poll:pay_T2");
+    }
+
+    #[test]
+    fn an_answer_about_something_else_is_no_answer() {
+        let refund = json!({"id": "rfnd_1", "payment_id": "pay_other", "amount": 1, "currency": "INR", "status": "processed"});
+        for (cursor, body) in [
+            (None, json!({"id": "pay_other", "status": "captured", "amount": 1, "currency": "INR", "amount_refunded": 0})),
+            (None, json!({"id": "pay_T1", "status": "captured"})),
+            (None, json!([])),
+            (Some("refunds:0"), json!({ "items": [refund] })),
+            (Some("refunds:0"), json!({ "items": {} })),
+            (Some("refunds:0"), json!({ "items": vec![refund.clone(); PAGE + 1] })),
+            (Some("refunds:x"), json!({ "items": [] })),
+        ] {
+            let read = read_status(cursor, body.to_string().as_bytes());
+            assert!(matches!(read, Err(ReadError::Unintelligible(_))), "{cursor:?} {body}");
+        }
+    }
+}
