@@ -161,9 +161,7 @@ impl Psp for Checkoutcom {
         match StatusStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))? {
             StatusStep::Payment => get(account, &format!("/payments/{payment_id}")),
             StatusStep::Actions { .. } => get(account, &format!("/payments/{payment_id}/actions")),
-            StatusStep::Disputes { skip } => {
-                get(account, &format!("/disputes?payment_id={payment_id}&limit={PAGE}&skip={skip}"))
-            }
+            StatusStep::Disputes { skip } => get(account, &format!("/disputes?payment_id={payment_id}&limit={PAGE}&skip={skip}")),
         }
     }
 
@@ -206,7 +204,8 @@ impl Psp for Checkoutcom {
     /// The list names the workflows; each of them says by itself what it sends, and where. The cursor: those yet to be asked.
     fn endpoints_request(&self, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
         let Some(cursor) = cursor else { return get(account, "/workflows") };
-        let first = cursor.split(',').next().filter(|_| cursor.split(',').all(is_id)).ok_or_else(|| malformed_cursor(Some(cursor)))?;
+        let first =
+            cursor.split(',').next().filter(|_| cursor.split(',').all(is_id)).ok_or_else(|| malformed_cursor(Some(cursor)))?;
         get(account, &format!("/workflows/{first}"))
     }
 
@@ -806,14 +805,14 @@ pub(super) mod tests {
         let status = |cursor| Checkoutcom.status_request("pay_1", cursor, &account).unwrap().uri().to_string();
         assert_eq!(status(None), "https://api.sandbox.checkout.com/payments/pay_1");
         assert_eq!(status(Some("actions:EUR")), "https://api.sandbox.checkout.com/payments/pay_1/actions");
-        assert_eq!(
-            status(Some("disputes:100")),
-            "https://api.sandbox.checkout.com/disputes?payment_id=pay_1&limit=100&skip=100"
-        );
+        assert_eq!(status(Some("disputes:100")), "https://api.sandbox.checkout.com/disputes?payment_id=pay_1&limit=100&skip=100");
         let since = Timestamp::from_seconds(1_789_999_999);
         let search = |cursor| {
             let request = Checkoutcom.events_request(since, cursor, &account).unwrap();
-            assert_eq!((request.method(), request.headers()["content-type"].as_bytes()), (&Method::POST, &b"application/json"[..]));
+            assert_eq!(
+                (request.method(), request.headers()["content-type"].as_bytes()),
+                (&Method::POST, &b"application/json"[..])
+            );
             assert_eq!(request.uri(), "https://api.sandbox.checkout.com/payments/search");
             serde_json::from_slice::<serde_json::Value>(request.body()).unwrap()
         };
@@ -903,17 +902,18 @@ pub(super) mod tests {
         assert_eq!(one.next.as_deref(), Some("wf_2"));
         insta::assert_json_snapshot!("checkoutcom-answer-workflow", one.endpoints);
         let bare = json!({"id": "wf_2", "active": false, "actions": [{"id": "wfa_2", "type": "webhook", "url": "https://x"}]});
-        let last = read(Some("wf_2"), bare.to_string().as_bytes()).unwrap();
-        assert_eq!((last.next, last.endpoints[0].enabled, &last.endpoints[0].events[..]), (None, false, &["*".to_owned()][..]));
+        let other = read(Some("wf_2"), bare.to_string().as_bytes()).unwrap();
+        assert_eq!(
+            (other.next, other.endpoints[0].enabled, &other.endpoints[0].events[..]),
+            (None, false, &["*".to_owned()][..])
+        );
         assert!(read(Some("wf_2"), workflow).is_err(), "another workflow than was asked for");
         assert_eq!(read(None, br#"{"data":[]}"#).unwrap().next, None);
     }
 
     #[test]
     fn a_status_is_a_state_and_an_unknown_one_is_pending() {
-        let balances = |captured: i64, rest: i64| {
-            json!({"total_authorized": 10, "total_captured": captured, "available_to_capture": rest, "total_refunded": 0})
-        };
+        let balances = |captured: i64, rest: i64| json!({"total_authorized": 10, "total_captured": captured, "available_to_capture": rest, "total_refunded": 0});
         for (status, balances, state, captured, is_final) in [
             ("Pending", json!(null), PaymentState::Pending, None, false),
             ("Authorized", balances(0, 10), PaymentState::Authorized, None, false),
@@ -975,9 +975,7 @@ pub(super) mod tests {
 
     #[test]
     fn disputes_are_followed_to_their_end() {
-        let dispute = |number: usize| {
-            json!({"id": format!("dsp_{number}"), "payment_id": "pay_waji", "amount": 1, "currency": "EUR", "status": "evidence_required"})
-        };
+        let dispute = |number: usize| json!({"id": format!("dsp_{number}"), "payment_id": "pay_waji", "amount": 1, "currency": "EUR", "status": "evidence_required"});
         let page = |items: usize| json!({ "data": (0..items).map(dispute).collect::<Vec<_>>() });
         assert_eq!(read_events(Some("disputes:100:7"), &page(PAGE)).unwrap().next.as_deref(), Some("disputes:200:7"));
         assert_eq!(read_events(Some("disputes:100:7"), &page(3)).unwrap().next, None);

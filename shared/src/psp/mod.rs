@@ -31,13 +31,8 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[
-    &stripe::Stripe,
-    &razorpay::Razorpay,
-    &checkoutcom::Checkoutcom,
-    &paystack::Paystack,
-    &standard_webhooks::StandardWebhooks,
-];
+pub static ALL: &[&dyn Psp] =
+    &[&stripe::Stripe, &razorpay::Razorpay, &checkoutcom::Checkoutcom, &paystack::Paystack, &standard_webhooks::StandardWebhooks];
 
 /// The adapter of a PSP id.
 #[must_use]

@@ -101,7 +101,9 @@ impl Psp for Paystack {
                 Err(SettingError { setting: "secrets", problem })
             };
             match (secret.expose(), account.mode) {
-                (key, _) if key.starts_with("pk_") => return refuse("a public key; webhooks are signed with the secret key, sk_…"),
+                (key, _) if key.starts_with("pk_") => {
+                    return refuse("a public key; webhooks are signed with the secret key, sk_…");
+                }
                 (key, Mode::Test) if key.starts_with("sk_live_") => return refuse("a live key, the mode is test"),
                 (key, Mode::Live) if key.starts_with("sk_test_") => return refuse("a test key, the mode is live"),
                 _ => {}
@@ -290,7 +292,8 @@ fn dispute<'a>(data: &Node<'a>, account: &Account, is_resolved: bool, at: Timest
     };
     let fact = Fact::Dispute { id: id.clone(), state, amount };
     let order = telling::order(&transaction, account, &[&["metadata", "order_id"]]);
-    let words = ["status", "resolution"].map(|key| data.text(key).filter(|text| text.len() <= WORD_BYTES_MAX).unwrap_or_default());
+    let words =
+        ["status", "resolution"].map(|key| data.text(key).filter(|text| text.len() <= WORD_BYTES_MAX).unwrap_or_default());
     let key = format!("{id}:{}", words.join(":"));
     Ok(told(key, data, at, order, transaction.name("reference")?, FactVersion::Number(place), fact))
 }
@@ -484,9 +487,14 @@ impl Look<'_> {
 
     fn asked_refunds(&self, answer: &Node<'_>, transaction: &str, page: i64) -> Result<Answer, ReadError> {
         let refunds = items(answer)?;
-        let events = refunds.iter().map(|item| self.of_asked(self.refund(item, Some((transaction, self.asked.payment_id)))?, item));
+        let events =
+            refunds.iter().map(|item| self.of_asked(self.refund(item, Some((transaction, self.asked.payment_id)))?, item));
         let events = events.collect::<Result<Vec<_>, _>>()?;
-        let next = if refunds.len() == PAGE { format!("{REFUNDS}:{transaction}:{}", page + 1) } else { format!("{DISPUTES}:{transaction}:1") };
+        let next = if refunds.len() == PAGE {
+            format!("{REFUNDS}:{transaction}:{}", page + 1)
+        } else {
+            format!("{DISPUTES}:{transaction}:1")
+        };
         Ok(Answer { events, unread: Vec::new(), next: Some(next) })
     }
 
@@ -552,7 +560,8 @@ impl Look<'_> {
 
     fn event(&self, list: &str, told: Told<'_>) -> PaymentEvent {
         let event_type = format!("poll:{list}");
-        Telling { event_id: format!("{list}:{}", told.key), event_type: &event_type, ..told.telling }.answer(self.account, self.asked)
+        Telling { event_id: format!("{list}:{}", told.key), event_type: &event_type, ..told.telling }
+            .answer(self.account, self.asked)
     }
 }
 
@@ -903,7 +912,10 @@ pub(super) mod tests {
             (Some("refund:7:1"), json!([refund(json!({"transaction_reference": "ORD-other"}))])),
             (Some("refund:7:1"), json!([refund(json!({"id": "one"}))])),
             (Some("refund:7:1"), json!(vec![mine.clone(); PAGE + 1])),
-            (Some("dispute:7:1"), json!([{"id": 1, "status": "pending", "transaction": {"reference": "x", "amount": 1, "currency": "NGN"}}])),
+            (
+                Some("dispute:7:1"),
+                json!([{"id": 1, "status": "pending", "transaction": {"reference": "x", "amount": 1, "currency": "NGN"}}]),
+            ),
             (Some("charge:7:1"), json!([])),
         ] {
             assert!(matches!(read(cursor, data.clone()), Err(ReadError::Unintelligible(_))), "{cursor:?} {data}");
@@ -912,9 +924,7 @@ pub(super) mod tests {
 
     #[test]
     fn lists_are_followed_to_their_end() {
-        let transaction = |number: usize| {
-            json!({"id": number, "reference": format!("R{number}"), "status": "ongoing", "amount": 1, "currency": "NGN"})
-        };
+        let transaction = |number: usize| json!({"id": number, "reference": format!("R{number}"), "status": "ongoing", "amount": 1, "currency": "NGN"});
         let read = |cursor: Option<&str>, body: &serde_json::Value| {
             Paystack.read_events(&asked(cursor), &response(200, body.to_string().as_bytes()), &account()).unwrap()
         };
@@ -931,7 +941,8 @@ pub(super) mod tests {
         assert_eq!(keys, ["poll:transaction:302961003:look-7", "poll:transaction:302961001:look-7"]);
         assert_eq!(listed.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
 
-        let by_number = json!({"status": true, "data": [{"id": 9, "transaction": 7, "amount": 1, "currency": "NGN", "status": "processed"}]});
+        let by_number =
+            json!({"status": true, "data": [{"id": 9, "transaction": 7, "amount": 1, "currency": "NGN", "status": "processed"}]});
         let listed = read(Some("refund:1:7"), &by_number);
         assert_eq!((listed.events.len(), listed.unread[0].event_id.as_str()), (0, "poll:refund:9"));
     }

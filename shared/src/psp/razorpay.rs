@@ -106,10 +106,16 @@ impl Psp for Razorpay {
         check_secrets(account)?;
         let refuse = |problem: &str| Err(SettingError { setting: "client_id", problem: problem.to_owned() });
         match account.api.client_id.as_deref() {
-            None if account.api.key.is_some() => return refuse("is missing: the API wants the key id (rzp_…) beside its secret, api_key"),
+            None if account.api.key.is_some() => {
+                return refuse("is missing: the API wants the key id (rzp_…) beside its secret, api_key");
+            }
             Some(id) if !is_id(id) => return refuse("is no key id"),
-            Some(id) if id.starts_with("rzp_live_") && account.mode == Mode::Test => return refuse("is a live key, the mode is test"),
-            Some(id) if id.starts_with("rzp_test_") && account.mode == Mode::Live => return refuse("is a test key, the mode is live"),
+            Some(id) if id.starts_with("rzp_live_") && account.mode == Mode::Test => {
+                return refuse("is a live key, the mode is test");
+            }
+            Some(id) if id.starts_with("rzp_test_") && account.mode == Mode::Live => {
+                return refuse("is a test key, the mode is live");
+            }
             _ => {}
         }
         ask::check(account)
@@ -152,9 +158,7 @@ impl Psp for Razorpay {
         }
         match StatusStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))? {
             StatusStep::Payment => get(account, &format!("/v1/payments/{payment_id}")),
-            StatusStep::Refunds { skip } => {
-                get(account, &format!("/v1/payments/{payment_id}/refunds?count={PAGE}&skip={skip}"))
-            }
+            StatusStep::Refunds { skip } => get(account, &format!("/v1/payments/{payment_id}/refunds?count={PAGE}&skip={skip}")),
         }
     }
 
@@ -272,11 +276,11 @@ impl<'a> Webhook<'a> {
                 Ok(PaymentFact { authorized, ..PaymentFact::new(PaymentState::Authorized) })
             }),
             Family::Captured => self.of_payment(|payment| {
-                self.must_be(payment, &["captured", "refunded"])?;
+                must_be(payment, &["captured", "refunded"])?;
                 captured(payment)
             }),
             Family::Failed => self.of_payment(|payment| {
-                self.must_be(payment, &["failed"])?;
+                must_be(payment, &["failed"])?;
                 Ok(failed(payment))
             }),
             Family::Refund(state) => self.of_refund(state),
@@ -284,10 +288,7 @@ impl<'a> Webhook<'a> {
         }
     }
 
-    fn of_payment(
-        &self,
-        fact: impl Fn(&Node<'a>) -> Result<PaymentFact, Problem>,
-    ) -> Result<Vec<PaymentEvent>, TranslateError> {
+    fn of_payment(&self, fact: impl Fn(&Node<'a>) -> Result<PaymentFact, Problem>) -> Result<Vec<PaymentEvent>, TranslateError> {
         let payment = self.entity("payment")?.ok_or_else(|| self.payload.problem("names no payment"))?;
         let payment_id = id(&payment, "id")?;
         let order = self.entity("order")?;
@@ -330,16 +331,6 @@ impl<'a> Webhook<'a> {
         self.payload.optional(name).map(|_| self.payload.object(name)?.object("entity")).transpose()
     }
 
-    /// Where both speak of an end, the status must not contradict the event's name.
-    fn must_be(&self, payment: &Node<'_>, statuses: &[&str]) -> Result<(), Problem> {
-        match payment.optional("status") {
-            Some(status) if !status.as_text().is_some_and(|status| statuses.contains(&status)) => {
-                Err(status.problem("contradicts the event's name"))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The fact, under a key of what is signed; `about` is the id of what the event is named after.
     fn event(&self, about: &str, part: &str, payment_id: &'a str, fact: Fact) -> Result<PaymentEvent, Problem> {
         let (payment, order) = (self.entity("payment")?, self.entity("order")?);
@@ -355,6 +346,16 @@ impl<'a> Webhook<'a> {
             fact,
         };
         Ok(telling.event(self.account, Source::Webhook))
+    }
+}
+
+/// Where both speak of an end, the status must not contradict the event's name.
+fn must_be(payment: &Node<'_>, statuses: &[&str]) -> Result<(), Problem> {
+    match payment.optional("status") {
+        Some(status) if !status.as_text().is_some_and(|status| statuses.contains(&status)) => {
+            Err(status.problem("contradicts the event's name"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -412,9 +413,8 @@ fn dispute_fact(dispute: &Node<'_>, word: &str) -> Result<Fact, Problem> {
     let state = match word {
         "lost" => DisputeState::Lost,
         "won" | "closed" if is_inquiry => DisputeState::InquiryClosed,
-        "won" => DisputeState::Won,
         "closed" if is_deducted => DisputeState::Lost,
-        "closed" => DisputeState::Won,
+        "won" | "closed" => DisputeState::Won,
         _ if is_inquiry => DisputeState::Inquiry,
         _ => DisputeState::Open,
     };
@@ -603,13 +603,7 @@ impl Look<'_> {
         self.event(id(dispute, "id")?.to_owned(), None, id(dispute, "payment_id")?, fact)
     }
 
-    fn event(
-        &self,
-        event_id: String,
-        payment: Option<&Node<'_>>,
-        payment_id: &str,
-        fact: Fact,
-    ) -> Result<PaymentEvent, Problem> {
+    fn event(&self, event_id: String, payment: Option<&Node<'_>>, payment_id: &str, fact: Fact) -> Result<PaymentEvent, Problem> {
         let event_type = match &fact {
             Fact::Refund { .. } => "poll:refund",
             Fact::Dispute { .. } => "poll:dispute",
@@ -762,8 +756,7 @@ pub(super) mod tests {
             let Fact::Payment(fact) = &events[0].fact else { panic!("{:?}", events[0].fact) };
             (events[0].payment_id.clone(), fact.attempt.clone(), fact.state)
         };
-        let (failed, authorized, captured) =
-            (state("payment.failed"), state("payment.authorized"), state("payment.captured"));
+        let (failed, authorized, captured) = (state("payment.failed"), state("payment.authorized"), state("payment.captured"));
         assert_eq!((&failed.0, &failed.1), (&captured.0, &captured.1), "one attempt, of which the higher rank counts");
         assert_eq!(failed.2, PaymentState::Failed);
         assert!(failed.2 < authorized.2 && authorized.2 < captured.2);
@@ -936,9 +929,7 @@ pub(super) mod tests {
 
     #[test]
     fn lists_are_followed_to_their_end() {
-        let refund = |number: usize| {
-            json!({"id": format!("rfnd_{number}"), "payment_id": "pay_T1", "amount": 1, "currency": "INR", "status": "processed"})
-        };
+        let refund = |number: usize| json!({"id": format!("rfnd_{number}"), "payment_id": "pay_T1", "amount": 1, "currency": "INR", "status": "processed"});
         let page = |items: usize| json!({ "items": (0..items).map(refund).collect::<Vec<_>>() }).to_string();
         let next = |cursor: &str, items: usize| read_status(Some(cursor), page(items).as_bytes()).unwrap().next;
         assert_eq!(next("refunds:0", PAGE).as_deref(), Some("refunds:100"));
