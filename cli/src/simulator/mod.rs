@@ -8,11 +8,14 @@
 //! To add a PSP: a file with a unit struct that implements [`Dialect`], one line in [`ALL`].
 
 mod account;
+pub mod checkoutcom;
 mod decimal;
 pub mod dialect;
 mod http;
 pub mod ledger;
 mod mac;
+pub mod paystack;
+pub mod razorpay;
 mod seed;
 mod sender;
 pub mod standard_webhooks;
@@ -26,7 +29,8 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Dialect] =
+    &[&stripe::Stripe, &razorpay::Razorpay, &checkoutcom::Checkoutcom, &paystack::Paystack, &standard_webhooks::StandardWebhooks];
 
 /// The dialect of this name.
 #[must_use]

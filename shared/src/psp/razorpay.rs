@@ -38,7 +38,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use serde::Deserialize;
 use subtle::ConstantTimeEq as _;
 
@@ -164,7 +164,7 @@ impl Psp for Razorpay {
 
     fn read_status(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
         let step = StatusStep::of(asked.cursor).ok_or_else(unknown_cursor)?;
-        let value = json::read(answer::body(response, Some(asked.at))?)?;
+        let value = read_answer(response, asked)?;
         let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at) };
         match step {
             StatusStep::Payment => look.asked_payment(&Node::root(&value)),
@@ -183,7 +183,7 @@ impl Psp for Razorpay {
 
     fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
         let step = ListStep::of(asked.cursor).ok_or_else(unknown_cursor)?;
-        let value = json::read(answer::body(response, Some(asked.at))?)?;
+        let value = read_answer(response, asked)?;
         let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at) };
         look.listed(&Node::root(&value), &step)
     }
@@ -624,6 +624,17 @@ impl Look<'_> {
     }
 }
 
+/// The body of an answer that answers. For an id that it does not know the API has 400, and says so in words alone.
+fn read_answer<'a>(response: &'a Response<Bytes>, asked: &Asked<'_>) -> Result<json::Value<'a>, ReadError> {
+    if response.status() == StatusCode::BAD_REQUEST {
+        let value = json::read(response.body())?;
+        let said = Node::root(&value).name_at(&["error", "description"]);
+        let is_unknown = said == Some("The id provided does not exist");
+        return Err(if is_unknown { ReadError::NotFound } else { ReadError::Unintelligible("status 400".to_owned()) });
+    }
+    Ok(json::read(answer::body(response, Some(asked.at))?)?)
+}
+
 /// The items of a collection, as many as were asked for at most.
 fn items<'a>(page: &Node<'a>) -> Result<Vec<Node<'a>>, Problem> {
     let items = page.array("items")?;
@@ -880,6 +891,19 @@ pub(super) mod tests {
         let disputes = read_events(Some("disputes:0:1"), include_bytes!("fixtures/razorpay/answers/disputes.json")).unwrap();
         assert_eq!(disputes.next, None);
         insta::assert_json_snapshot!("razorpay-answer-disputes", disputes.events);
+    }
+
+    #[test]
+    fn not_found_is_a_400_and_no_failure() {
+        let read = |status, body: &'static str| {
+            let response = Response::builder().status(status).body(Bytes::from_static(body.as_bytes())).unwrap();
+            Razorpay.read_status(&asked(None), &response, &account()).unwrap_err()
+        };
+        let unknown = r#"{"error":{"code":"BAD_REQUEST_ERROR","description":"The id provided does not exist"}}"#;
+        assert_eq!((read(400, unknown), read(404, "")), (ReadError::NotFound, ReadError::NotFound));
+        let other = r#"{"error":{"code":"BAD_REQUEST_ERROR","description":"The count may not be greater than 100."}}"#;
+        assert!(matches!(read(400, other), ReadError::Unintelligible(_)));
+        assert!(matches!(read(400, "<html>"), ReadError::Unintelligible(_)));
     }
 
     #[test]
