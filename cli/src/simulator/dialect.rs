@@ -29,7 +29,8 @@ use super::story::Story;
 ///    [`refused_with`](Dialect::refused_with).
 /// 5. [`api`](Dialect::api), where the PSP can be asked, and only the routes that it has.
 /// 6. [`retries`](Dialect::retries); [`plays`](Dialect::plays) says no to stories whose end the PSP neither tells nor can be
-///    asked about; [`currencies`](Dialect::currencies) where the PSP has not the usual ones.
+///    asked about, [`tells_when_asked`](Dialect::tells_when_asked) to those whose end only webhooks tell;
+///    [`currencies`](Dialect::currencies) where the PSP has not the usual ones.
 ///
 /// Shared parts: `mac` (HMACs over parts), `decimal` (amounts in major units), `http` (keys, queries and answers of APIs), and
 /// `Timestamp::from_seconds(at)`, which shows itself as `2026-09-21T13:33:10Z`. `cli/tests/signatures.rs` holds every dialect
@@ -139,6 +140,18 @@ pub trait Dialect: Send + Sync {
 
     /// Whether a story comes to the same end with this PSP, by what it tells and by what it can be asked.
     fn plays(&self, _story: Story) -> bool {
+        true
+    }
+
+    /// Whether webhooks alone lead to the end of the story. If not, the demo's shop names the payment's id at the registration,
+    /// so that it is asked about.
+    fn tells(&self, story: Story) -> bool {
+        self.plays(story)
+    }
+
+    /// Whether asking alone leads to the end of the story, with no webhook at all: asked where [`Dialect::api`] is there. A PSP
+    /// whose webhooks are hints plays only such stories.
+    fn tells_when_asked(&self, _story: Story) -> bool {
         true
     }
 
