@@ -466,3 +466,71 @@ fn invalid(code: &str) -> Response {
 fn answer(object: &Value) -> Response {
     http::json(StatusCode::OK, object)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn situation<'a>() -> Situation<'a> {
+        Situation {
+            order_id: "ORD-1001",
+            amount: 4999,
+            currency: "EUR",
+            part: None,
+            ending: None,
+            live: false,
+            at: 1_790_000_000,
+            salt: 7,
+        }
+    }
+
+    fn body(event_type: &str, ending: Option<&str>) -> Value {
+        let webhook = Checkoutcom.staged(event_type, &Situation { ending, part: Some(1000), ..situation() }).unwrap();
+        serde_json::from_slice(&webhook.body).unwrap()
+    }
+
+    #[test]
+    fn signs_as_the_vector_says() {
+        // The vector `checkoutcom-valid`.
+        let body = r#"{"id":"evt_6aznipgxbuaure3qen5qbzyswy","type":"payment_captured","version":"1.0.33","created_on":"2026-09-21T13:33:10Z","data":{"id":"pay_waji5li3mqtetnaor77xmow4bq","action_id":"act_gse7gcrhleuedmzhq25n3mhweq","reference":"ORD-1001","amount":4999,"currency":"EUR","response_code":"10000","response_summary":"Approved","processed_on":"2026-09-21T13:33:09Z","balances":{"total_authorized":4999,"total_voided":0,"available_to_void":0,"total_captured":4999,"available_to_capture":0,"total_refunded":0,"available_to_refund":4999},"metadata":{"order_id":"ORD-1001"}},"_links":{"payment":{"href":"https://api.sandbox.checkout.com/payments/pay_waji5li3mqtetnaor77xmow4bq"}}}"#;
+        let expected = "7af5add191160a0032151090def8bd66a6cfb8e6aca1b5675629aed3b1e33d6f";
+        assert_eq!(signature("cko_signature_key_Test01", body.as_bytes()), expected);
+    }
+
+    #[test]
+    fn every_type_can_be_staged_and_looks_like_itself() {
+        for EventType { name: event_type, endings, .. } in EVENT_TYPES {
+            for ending in [None].into_iter().chain(endings.iter().map(|(ending, _)| Some(*ending))) {
+                assert_eq!(body(event_type, ending)["type"], event_type);
+            }
+        }
+        assert!(Checkoutcom.staged("payment.exploded", &situation()).is_none());
+    }
+
+    #[test]
+    fn balances_are_cumulative() {
+        let mut ledger = super::super::ledger::Ledger::new(&Checkoutcom, false, 1);
+        let id = ledger.open("o", 4999, "EUR", true, 100);
+        let look = |ledger: &super::super::ledger::Ledger| {
+            let balances = balances(ledger.payment(&id).unwrap());
+            [
+                "total_authorized",
+                "total_voided",
+                "total_captured",
+                "available_to_capture",
+                "total_refunded",
+                "available_to_refund",
+            ]
+            .map(|name| balances[name].as_i64().unwrap())
+        };
+        assert_eq!(look(&ledger), [0, 0, 0, 0, 0, 0]);
+        ledger.authorize(&id, 110);
+        assert_eq!(look(&ledger), [4999, 0, 0, 4999, 0, 0]);
+        ledger.capture(&id, 4000, 120);
+        assert_eq!(look(&ledger), [4999, 999, 4000, 0, 0, 4000]);
+        ledger.refund(&id, 1000, RefundState::Succeeded, 130);
+        ledger.refund(&id, 500, RefundState::Succeeded, 140);
+        assert_eq!(look(&ledger), [4999, 999, 4000, 0, 1500, 2500]);
+        assert_eq!(actions(ledger.payment(&id).unwrap()).len(), 4);
+    }
+}

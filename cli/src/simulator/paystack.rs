@@ -397,3 +397,70 @@ fn refused(message: &str, code: &str) -> Response {
 fn answer(body: &Value) -> Response {
     http::json(StatusCode::OK, body)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn situation<'a>() -> Situation<'a> {
+        Situation {
+            order_id: "ORD-1001",
+            amount: 4999,
+            currency: "EUR",
+            part: None,
+            ending: None,
+            live: false,
+            at: 1_790_000_000,
+            salt: 7,
+        }
+    }
+
+    fn body(event_type: &str, ending: Option<&str>) -> Value {
+        let webhook = Paystack.staged(event_type, &Situation { ending, part: Some(1000), ..situation() }).unwrap();
+        serde_json::from_slice(&webhook.body).unwrap()
+    }
+
+    #[test]
+    fn signs_as_the_vector_says() {
+        // The vector `paystack-valid-utf8`.
+        let body = r#"{"event":"charge.success","data":{"id":302961001,"domain":"test","status":"success","reference":"ORD-Ü-1001","amount":499900,"message":null,"gateway_response":"Successful","paid_at":"2026-09-21T13:33:09.000Z","created_at":"2026-09-21T13:30:00.000Z","channel":"card","currency":"NGN","metadata":{"order_id":"ORD-Ü-1001"},"fees":7499,"customer":{"id":84312,"email":"a@example.com"}}}"#;
+        let expected = "c27efa84ca73eaff74b5849e355c5bde5bed0c0954ac6f268029958bbea01c9bde988df15f2f1e698573aaa34af5f988d45a078175da88d6315eaaf42dd79ce9";
+        assert_eq!(signature("sk_test_paystack_secret_01", body.as_bytes()), expected);
+    }
+
+    #[test]
+    fn every_type_can_be_staged_and_looks_like_itself() {
+        for EventType { name: event_type, endings, .. } in EVENT_TYPES {
+            for ending in [None].into_iter().chain(endings.iter().map(|(ending, _)| Some(*ending))) {
+                assert_eq!(body(event_type, ending)["event"], event_type);
+            }
+        }
+        assert!(Paystack.staged("payment.exploded", &situation()).is_none());
+    }
+
+    #[test]
+    fn events_name_the_payment_by_its_reference() {
+        let payment = super::super::ledger::payment_id(&Paystack, "ORD-1001");
+        let charge = body("charge.success", None);
+        assert_eq!(
+            (&charge["data"]["reference"], &charge["data"]["metadata"]["order_id"]),
+            (&json!(payment), &json!("ORD-1001"))
+        );
+        let refund = body("refund.processed", None);
+        assert_eq!((&refund["data"]["transaction_reference"], &refund["data"]["amount"]), (&json!(payment), &json!("1000")));
+        for resolution in ["declined", "merchant-accepted"] {
+            let dispute = body("charge.dispute.resolve", Some(resolution));
+            assert_eq!(dispute["data"]["resolution"], resolution);
+            assert_eq!(dispute["data"]["transaction"]["reference"], payment.as_str());
+        }
+    }
+
+    #[test]
+    fn what_fails_is_not_told() {
+        let mut ledger = super::super::ledger::Ledger::new(&Paystack, false, 1);
+        let id = ledger.open("o", 4999, "NGN", false, 100);
+        ledger.decline(&id, Decline::Generic, 110);
+        assert!(ledger.events().is_empty());
+        assert_eq!(transaction(ledger.payment(&id).unwrap(), false)["status"], "failed", "but it can be asked");
+    }
+}

@@ -465,3 +465,65 @@ fn invalid(description: &str) -> Response {
     let error = json!({ "error": { "code": "BAD_REQUEST_ERROR", "description": description } });
     http::json(StatusCode::BAD_REQUEST, &error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn situation<'a>() -> Situation<'a> {
+        Situation {
+            order_id: "ORD-1001",
+            amount: 4999,
+            currency: "EUR",
+            part: None,
+            ending: None,
+            live: false,
+            at: 1_790_000_000,
+            salt: 7,
+        }
+    }
+
+    fn body(event_type: &str, ending: Option<&str>) -> Value {
+        let webhook = Razorpay.staged(event_type, &Situation { ending, part: Some(1000), ..situation() }).unwrap();
+        serde_json::from_slice(&webhook.body).unwrap()
+    }
+
+    #[test]
+    fn signs_as_the_vector_says() {
+        // The vector `razorpay-event-id-header-tampered`.
+        let body = r#"{"entity":"event","account_id":"acc_TestAcme000001","event":"payment.captured","contains":["payment"],"payload":{"payment":{"entity":{"id":"pay_TestPay0000001","entity":"payment","amount":499900,"currency":"INR","base_amount":499900,"status":"captured","order_id":"order_TestOrd00001","invoice_id":null,"international":false,"method":"upi","amount_refunded":0,"refund_status":null,"captured":true,"notes":{"order_id":"ORD-1001"},"error_code":null,"created_at":1789999980}}},"created_at":1789999990}"#;
+        let expected = "098e5277afc302646ba2b5694ffe3b29ff152e3b6195499c6fa6518291250dd2";
+        assert_eq!(signature("rzp_wh_secret_Test#1 äöü", body.as_bytes()), expected);
+    }
+
+    #[test]
+    fn every_type_can_be_staged_and_looks_like_itself() {
+        for EventType { name: event_type, endings, .. } in EVENT_TYPES {
+            for ending in [None].into_iter().chain(endings.iter().map(|(ending, _)| Some(*ending))) {
+                assert_eq!(body(event_type, ending)["event"], event_type);
+            }
+        }
+        assert!(Razorpay.staged("payment.exploded", &situation()).is_none());
+    }
+
+    #[test]
+    fn events_carry_the_payment_as_it_stands() {
+        let payment = super::super::ledger::payment_id(&Razorpay, "ORD-1001");
+        for (event_type, status, is_captured, returned) in [
+            ("payment.failed", "failed", false, 0),
+            ("payment.authorized", "authorized", false, 0),
+            ("order.paid", "captured", true, 0),
+            ("refund.processed", "captured", true, 1000),
+            ("refund.failed", "captured", true, 0),
+            ("payment.dispute.lost", "captured", true, 0),
+        ] {
+            let entity = &body(event_type, None)["payload"]["payment"]["entity"];
+            assert_eq!((&entity["id"], &entity["status"]), (&json!(payment), &json!(status)), "{event_type}");
+            let told = (&entity["captured"], &entity["amount_refunded"]);
+            assert_eq!(told, (&json!(is_captured), &json!(returned)), "{event_type}");
+        }
+        let release = body("refund.processed", Some("released"));
+        assert_eq!(release["payload"]["payment"]["entity"]["captured"], false, "what was never captured goes back");
+        assert_eq!(release["payload"]["refund"]["entity"]["amount"], 4999);
+    }
+}
