@@ -10,6 +10,7 @@
 mod account;
 pub mod braintree;
 mod braintree_api;
+pub mod checkoutcom;
 mod decimal;
 pub mod dialect;
 pub mod gocardless;
@@ -17,6 +18,8 @@ mod gocardless_api;
 mod http;
 pub mod ledger;
 mod mac;
+pub mod paystack;
+pub mod razorpay;
 mod seed;
 mod sender;
 pub mod standard_webhooks;
@@ -30,8 +33,15 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] =
-    &[&stripe::Stripe, &gocardless::GoCardless, &braintree::Braintree, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Dialect] = &[
+    &stripe::Stripe,
+    &razorpay::Razorpay,
+    &checkoutcom::Checkoutcom,
+    &gocardless::GoCardless,
+    &paystack::Paystack,
+    &braintree::Braintree,
+    &standard_webhooks::StandardWebhooks,
+];
 
 /// The dialect of this name.
 #[must_use]

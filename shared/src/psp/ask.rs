@@ -30,8 +30,12 @@ pub(super) fn finish(request: request::Builder) -> Result<Request<Bytes>, AskErr
 
 /// `Bearer` and the account's `api_key`.
 pub(super) fn bearer(account: &Account) -> Result<HeaderValue, AskError> {
-    let key = account.api.key.as_ref().ok_or(AskError::Missing("api_key"))?;
-    credentials(&format!("Bearer {}", sane(key).ok_or(AskError::Missing("api_key"))?)).ok_or(AskError::Missing("api_key"))
+    account.api.key.as_ref().and_then(bearer_of).ok_or(AskError::Missing("api_key"))
+}
+
+/// `Bearer` and a key.
+pub(super) fn bearer_of(key: &Secret) -> Option<HeaderValue> {
+    credentials(&format!("Bearer {}", sane(key)?))
 }
 
 /// The account's `api_key` by itself, for a header of the PSP's own.

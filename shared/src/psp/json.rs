@@ -133,10 +133,20 @@ impl<'a> Node<'a> {
 
     /// The elements of the member `key`, which must be an array.
     pub(super) fn array(&self, key: &str) -> Result<Vec<Self>, Problem> {
-        let member = self.required(key)?;
-        let Value::Array(values) = member.value else { return Err(member.problem("not an array")) };
-        let place = |(index, value)| Self { value, pointer: child_pointer(&member.pointer, &format!("{index}")) };
+        self.required(key)?.elements()
+    }
+
+    /// The elements of this value, which must be an array.
+    pub(super) fn elements(&self) -> Result<Vec<Self>, Problem> {
+        let Value::Array(values) = self.value else { return Err(self.problem("not an array")) };
+        let place = |(index, value)| Self { value, pointer: child_pointer(&self.pointer, &format!("{index}")) };
         Ok(values.iter().enumerate().map(place).collect())
+    }
+
+    /// The names of this value's members; none, of what is no object.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let members = if let Value::Object(members) = self.value { Some(members) } else { None };
+        members.into_iter().flat_map(|members| members.keys().map(AsRef::as_ref))
     }
 
     pub(super) fn as_text(&self) -> Option<&'a str> {
@@ -233,12 +243,22 @@ impl<'a> Node<'a> {
 
     /// The integer at `key` as an amount in minor units of a currency that stands elsewhere.
     pub(super) fn minor_money(&self, key: &str, currency: Currency) -> Result<Money, Problem> {
+        Ok(Money::new(self.required(key)?.into_minor()?, currency))
+    }
+
+    /// An amount in minor units at `key`, as an integer or as a string of digits; its currency is at `currency` of `priced`.
+    pub(super) fn minor_units(&self, key: &str, priced: &Self) -> Result<Money, Problem> {
         let amount = self.required(key)?;
-        match amount.value {
-            Value::Integer(..0) => Err(amount.problem("a negative amount")),
-            Value::Integer(minor) if *minor > AMOUNT_MAX => Err(amount.problem("an amount too large")),
-            _ => amount.into_integer().map(|minor| Money::new(minor, currency)),
-        }
+        let currency = priced.required("currency")?.into_currency()?;
+        let minor = match amount.as_text() {
+            Some(text) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let minor = text.parse().ok().filter(|minor| *minor <= AMOUNT_MAX);
+                minor.ok_or_else(|| amount.problem("an amount too large"))?
+            }
+            Some(_) => return Err(amount.problem("not an integer")),
+            None => amount.into_minor()?,
+        };
+        Ok(Money::new(minor, currency))
     }
 
     /// The text at a path of keys, if it is there and is a name.

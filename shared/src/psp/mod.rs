@@ -8,6 +8,7 @@
 mod answer;
 mod ask;
 pub mod braintree;
+pub mod checkoutcom;
 pub mod coinbase_commerce;
 pub mod flutterwave;
 pub mod generic;
@@ -17,6 +18,8 @@ mod json;
 pub mod klarna;
 pub mod mollie;
 mod normalised;
+pub mod paystack;
+pub mod razorpay;
 pub mod shopify;
 mod signature;
 pub mod standard_webhooks;
@@ -25,7 +28,6 @@ pub mod svix;
 mod telling;
 #[cfg(test)]
 mod tests;
-mod xml;
 mod xml;
 
 use std::sync::Arc;
@@ -42,8 +44,11 @@ use crate::secret::Secret;
 /// Every adapter. The order is the order of tables that people read.
 pub static ALL: &[&dyn Psp] = &[
     &stripe::Stripe,
+    &razorpay::Razorpay,
     &mollie::Mollie,
+    &checkoutcom::Checkoutcom,
     &gocardless::GoCardless,
+    &paystack::Paystack,
     &flutterwave::FlutterwaveV3,
     &flutterwave::FlutterwaveV4,
     &braintree::Braintree,
@@ -169,6 +174,14 @@ pub trait Psp: Send + Sync {
     /// As [`Psp::read_status`].
     fn read_endpoints(&self, _response: &Response<Bytes>) -> Result<EndpointList, ReadError> {
         Err(never_asked())
+    }
+
+    /// As [`Psp::read_endpoints`], which it is unless a page must be read together with the cursor that it was asked by.
+    ///
+    /// # Errors
+    /// As [`Psp::read_status`].
+    fn read_endpoints_at(&self, _cursor: Option<&str>, response: &Response<Bytes>) -> Result<EndpointList, ReadError> {
+        self.read_endpoints(response)
     }
 
     /// The request for a short-lived token (OAuth 2, client credentials), where the API wants one: the worker keeps it, renews

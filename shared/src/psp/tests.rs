@@ -47,9 +47,12 @@ const REPEATED_HEADERS: [(&str, &str); 1] = [("mollie", "x-mollie-signature")];
 fn specimens() -> Vec<Specimen> {
     vec![
         super::stripe::tests::specimen(),
+        super::razorpay::tests::specimen(),
         super::mollie::tests::specimen(),
         super::mollie::tests::classic_specimen(),
+        super::checkoutcom::tests::specimen(),
         super::gocardless::tests::specimen(),
+        super::paystack::tests::specimen(),
         super::flutterwave::tests::specimen_v3(),
         super::flutterwave::tests::specimen_v4(),
         super::flutterwave::tests::specimen_v4_plain(),
@@ -342,6 +345,10 @@ fn an_account_that_could_verify_nothing_is_refused_at_start() {
         let account = |secrets: &[&str]| specimen.account(secrets);
         assert_eq!(psp.check(&account(&[secret, other_secret])), Ok(()), "{}", specimen.name());
         for secrets in [&[][..], &[""], &[secret, ""], &["has a space"], &["whsec_x\n"]] {
+            // Razorpay's are what people type (vector `razorpay-valid`).
+            if psp.id() == "razorpay" && secrets == ["has a space"] {
+                continue;
+            }
             let error = psp.check(&account(secrets)).unwrap_err();
             assert_eq!(error.setting, "secrets", "{}", specimen.name());
             assert!(!error.to_string().contains("has a space"), "a secret is printed");
