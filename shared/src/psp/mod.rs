@@ -281,6 +281,12 @@ impl Keys {
     pub fn active(&self, now: Timestamp) -> impl Iterator<Item = (usize, &Secret)> {
         self.secrets.iter().enumerate().filter(move |(_, secret)| secret.is_valid(now))
     }
+
+    /// Whether this is the token in the path of an account whose PSP signs nothing, in time that tells nothing of its secrets.
+    #[must_use]
+    pub fn admit(&self, token: Option<&str>, now: Timestamp) -> bool {
+        signature::matching_token(self, now, token).is_ok()
+    }
 }
 
 /// What asking the PSP needs.
