@@ -119,6 +119,8 @@ struct Mapping {
     read: fn(Told) -> Says,
 }
 
+const SCHEMES: &[Scheme] = &[Scheme::signed("a test's")];
+
 const fn profile(mapping_version: u32) -> Profile {
     Profile {
         name: "a test's",
@@ -127,7 +129,7 @@ const fn profile(mapping_version: u32) -> Profile {
         retry_window: Duration::from_secs(1),
         usual_delay: Duration::from_mins(1),
         mapping_version,
-        schemes: &[Scheme::signed("a test's")],
+        schemes: SCHEMES,
         can: paybell_shared::psp::Abilities { payment_status: false, event_list: false, endpoint_list: false },
         sources: &[],
     }

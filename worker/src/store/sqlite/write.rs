@@ -23,7 +23,7 @@ pub(super) const ASK_ABOUT: &str = "\
     ON CONFLICT (psp, account, payment_id) DO UPDATE SET
         hint_seq = hint_seq + 1,
         next_check_at = min(
-            coalesce(next_check_at, 9223372036854775807),
+            coalesce(CASE WHEN lease_token IS NULL THEN next_check_at END, 9223372036854775807),
             max(excluded.next_check_at, coalesce(last_checked_at, 0) + 2000))";
 
 pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Result<(), StoreError> {
