@@ -136,7 +136,7 @@ proptest! {
 /// PSPs that sign the body as it stands find any byte.
 #[test]
 fn any_altered_byte_is_found_where_the_body_is_signed_as_it_stands() {
-    for id in ["stripe", "standard-webhooks"] {
+    for id in ["stripe", "mollie", "standard-webhooks"] {
         let dialect = simulator::find(id).unwrap();
         let settings = settings(dialect);
         let event = dialect.event_types()[0].name;

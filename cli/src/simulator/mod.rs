@@ -11,8 +11,11 @@ mod account;
 mod decimal;
 pub mod dialect;
 mod http;
+pub mod klarna;
 pub mod ledger;
 mod mac;
+pub mod mollie;
+mod mollie_api;
 mod seed;
 mod sender;
 pub mod standard_webhooks;
@@ -26,7 +29,8 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Dialect] =
+    &[&stripe::Stripe, &mollie::Mollie, &mollie::MollieClassic, &klarna::Klarna, &standard_webhooks::StandardWebhooks];
 
 /// The dialect of this name.
 #[must_use]
