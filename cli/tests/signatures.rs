@@ -1,14 +1,23 @@
 //! The simulator signs, the adapters verify: two separate codes, one law.
 
+use std::collections::BTreeSet;
+
+use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use paybell::simulator::story::Story;
 use paybell::simulator::{self, Dialect, Forgery, Seed, Settings, SignedCall, Situation, Webhook};
 use paybell_shared::clock::Timestamp;
 use paybell_shared::envelope::Envelope;
 use paybell_shared::event::Mode;
-use paybell_shared::psp::{self, Account, Api, Keys, Proof, Rejection, TranslateError, Verified, WebhookRequest};
+use paybell_shared::money::{Currency, Money};
+use paybell_shared::psp::{self, Account, Api, Asked, Keys, Proof, Rejection, TranslateError, Verified, WebhookRequest};
 use paybell_shared::secret::Secret;
+use paybell_worker::order::{Registers, Rules};
 use proptest::prelude::*;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tower::ServiceExt as _;
 
 const TOLERANCE_S: u32 = 300;
 const NOW: i64 = 1_790_000_000;
@@ -136,7 +145,7 @@ proptest! {
 /// PSPs that sign the body as it stands find any byte.
 #[test]
 fn any_altered_byte_is_found_where_the_body_is_signed_as_it_stands() {
-    for id in ["stripe", "razorpay", "checkoutcom", "paystack", "standard-webhooks"] {
+    for id in ["stripe", "razorpay", "mollie", "checkoutcom", "paystack", "standard-webhooks"] {
         let dialect = simulator::find(id).unwrap();
         let settings = settings(dialect);
         let event = dialect.event_types()[0].name;
@@ -214,4 +223,97 @@ fn a_private_key_of_standard_webhooks_signs_for_its_public_one() {
     let call = dialect.sign(&Settings { secret: private, ..dialect.settings() }, &webhook, NOW).unwrap();
     let theirs = Settings { secret: public, ..dialect.settings() };
     assert_eq!(verify(dialect, &theirs, &call, NOW).unwrap().webhook_id(), "msg_1");
+}
+
+const STORIES: [Story; 17] = [
+    Story::Paid,
+    Story::FailedThenPaid,
+    Story::Failed,
+    Story::AuthorizedThenCaptured,
+    Story::Authorized,
+    Story::Canceled,
+    Story::AuthorizedThenCanceled,
+    Story::AuthorizationExpired,
+    Story::Pending,
+    Story::PartlyRefunded,
+    Story::RefundedInTwoParts,
+    Story::Refunded,
+    Story::RefundFailed,
+    Story::RefundFailedThenRefunded,
+    Story::Disputed,
+    Story::DisputeWon,
+    Story::DisputeLost,
+];
+
+/// What a shop would see of an order by all webhooks and by asking where they, or doubts, give reason to.
+async fn seen(dialect: &'static dyn Dialect, ledger: simulator::ledger::Ledger, amount: Money) -> (&'static str, i64, i64, i64) {
+    let settings = settings(dialect);
+    let account = account(dialect, &settings);
+    let mut registers = Registers::default();
+    registers.expected = Some(amount);
+    let mut asks = BTreeSet::new();
+    for event in ledger.events() {
+        let call = dialect.sign(&settings, &Webhook::from(event), NOW).unwrap();
+        let verified = verify(dialect, &settings, &call, NOW).unwrap();
+        let proof = verified.proof();
+        let envelope = Envelope::new(&account, verified, Timestamp::from_seconds(NOW), call.body, None);
+        asks.extend(account.psp.hinted(&envelope, &account).unwrap_or_default());
+        if proof == Proof::Proven {
+            for event in account.psp.translate(&envelope, &account).unwrap_or_default() {
+                registers.join(&event, false);
+            }
+        }
+    }
+    asks.extend(registers.in_doubt().into_iter().map(|(_, payment_id)| payment_id));
+    if !account.psp.profile().can.payment_status {
+        asks.clear();
+    }
+    let api = simulator::Account::new(dialect, settings, ledger).api();
+    for (payment_id, api) in asks.iter().zip(std::iter::repeat(api)) {
+        let mut cursor = None;
+        loop {
+            let mut request = account.psp.status_request(payment_id, cursor.as_deref(), &account).unwrap().map(Body::from);
+            if let Some(Ok(asking)) = account.psp.token_request(&account) {
+                let token = answer(api.clone().unwrap(), asking.map(Body::from)).await;
+                let token = account.psp.read_token(&token).unwrap();
+                let credentials = format!("Bearer {}", token.secret.expose());
+                request.headers_mut().insert("authorization", HeaderValue::try_from(credentials).unwrap());
+            }
+            let at = Timestamp::from_seconds(NOW);
+            let asked = Asked { payment_id, cursor: cursor.as_deref(), at, look_id: "look" };
+            let answered = account.psp.read_status(&asked, &answer(api.clone().unwrap(), request).await, &account).unwrap();
+            for event in &answered.events {
+                registers.join(event, false);
+            }
+            assert_eq!(answered.unread, []);
+            match answered.next {
+                Some(next) => cursor = Some(next),
+                None => break,
+            }
+        }
+    }
+    let view = registers.view(&Rules::default());
+    (view.status.as_str(), view.captured, view.refunded, view.disputed)
+}
+
+async fn answer(api: axum::Router, request: http::Request<Body>) -> http::Response<Bytes> {
+    let (head, body) = api.oneshot(request).await.unwrap().into_parts();
+    http::Response::from_parts(head, axum::body::to_bytes(body, usize::MAX).await.unwrap())
+}
+
+#[tokio::test]
+async fn every_story_comes_to_its_end() {
+    for dialect in simulator::ALL.iter().copied() {
+        for (number, story) in STORIES.iter().copied().filter(|story| dialect.plays(*story)).enumerate() {
+            let mut rng = StdRng::seed_from_u64(number as u64);
+            let currency = dialect.currencies()[number % dialect.currencies().len()];
+            let mut ledger = simulator::ledger::Ledger::new(dialect, false, 1);
+            story.play(&mut ledger, "ORD-1001", 4999, currency, &mut rng, NOW);
+            let truth = ledger.truth("ORD-1001").unwrap();
+            let amount = Money::new(4999, Currency::parse(currency).unwrap());
+            let seen = seen(dialect, ledger, amount).await;
+            let expected = (truth.status, truth.captured, truth.refunded, truth.disputed);
+            assert_eq!(seen, expected, "{}, {story:?} in {currency}", dialect.id());
+        }
+    }
 }

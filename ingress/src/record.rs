@@ -11,6 +11,9 @@ use crate::route::Route;
 
 pub(crate) const ACCEPTED: &str = "accepted";
 
+/// A PSP tried, by a GET, whether somebody is here.
+const CHALLENGED: &str = "challenged";
+
 /// The sender hung up before it was answered, or the walk panicked: a PSP sends again.
 const ABORTED: &str = "aborted";
 
@@ -47,6 +50,10 @@ impl<'a> Record<'a> {
 
     pub(crate) fn accepted(mut self) {
         self.outcome = ACCEPTED;
+    }
+
+    pub(crate) fn challenged(mut self) {
+        self.outcome = CHALLENGED;
     }
 
     pub(crate) fn refused(mut self, refusal: Refusal) {

@@ -36,9 +36,14 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Without a token that is needed, or with a wrong one.
+    pub(crate) const fn token() -> Self {
+        Self::Rejected { rejection: Rejection::Token, status: StatusCode::NOT_FOUND }
+    }
+
     const fn status(&self) -> StatusCode {
         match self {
-            // A wrong token is a wrong path: whoever guesses learns nothing.
+            // A wrong token is a wrong path, also if an adapter should say so: whoever guesses learns nothing.
             Self::NoRoute | Self::Rejected { rejection: Rejection::Token, .. } => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,

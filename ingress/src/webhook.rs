@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use ipnet::IpNet;
@@ -29,6 +29,10 @@ use crate::source;
 /// Most bytes of bodies that are held at once, from their first byte to their answer: a body's limit alone, times the
 /// connections that are allowed, would be all of a machine's memory.
 const BODIES_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// The longest query that an adapter sees, in bytes: of PSPs', an id or a challenge of less than a hundred. What is longer is
+/// none of theirs, and counts as none.
+const QUERY_BYTES_MAX: usize = 1024;
 
 /// What every webhook needs.
 pub(crate) struct Ingress {
@@ -69,9 +73,13 @@ pub(crate) async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let mut record = Record::begin();
     Ok(match receive(&ingress, peer, request, &mut record).await {
-        Ok(acknowledgement) => {
+        Ok(Reply::Acknowledged(acknowledgement)) => {
             record.accepted();
-            response(&acknowledgement)
+            response(acknowledgement.status, acknowledgement.content_type, Bytes::from_static(acknowledgement.body.as_bytes()))
+        }
+        Ok(Reply::Challenged(answer)) => {
+            record.challenged();
+            response(StatusCode::OK, Some("text/plain"), Bytes::from(answer))
         }
         Err(refusal) => {
             let response = refusal.response();
@@ -81,16 +89,33 @@ pub(crate) async fn answer(
     })
 }
 
+/// What a PSP is told that was not refused.
+enum Reply {
+    /// The webhook is durable.
+    Acknowledged(Acknowledgement),
+    /// It only tried whether somebody is here, by a GET.
+    Challenged(String),
+}
+
 /// Cheap checks first; nothing is believed before `verify`, and nothing is acknowledged before `publish`.
 async fn receive<'a>(
     ingress: &'a Ingress,
     peer: SocketAddr,
     request: Request<Incoming>,
     record: &mut Record<'a>,
-) -> Result<Acknowledgement, Refusal> {
+) -> Result<Reply, Refusal> {
     let (head, body) = request.into_parts();
-    let route = ingress.routes.find(head.uri.path()).ok_or(Refusal::NoRoute)?;
+    let (route, token) = ingress.routes.find(head.uri.path()).ok_or(Refusal::NoRoute)?;
     record.found(route);
+    if !route.admits(token, &*ingress.clock) {
+        return Err(Refusal::token());
+    }
+    let query = head.uri.query().filter(|query| query.len() <= QUERY_BYTES_MAX).unwrap_or_default();
+    if head.method == Method::GET {
+        let answer = route.account.psp.challenge(query, &route.account.keys).ok_or(Refusal::Method)?;
+        let allowed = is_allowed(route, peer, &head.headers, &ingress.trusted_proxies);
+        return if allowed { Ok(Reply::Challenged(answer)) } else { Err(Refusal::Source) };
+    }
     if head.method != Method::POST {
         return Err(Refusal::Method);
     }
@@ -106,13 +131,7 @@ async fn receive<'a>(
     let _one_more = ingress.in_flight.hold(1).ok_or(Refusal::Busy)?;
     let _counted = Counted::new(ingress.in_flight_gauge.clone());
     let (account, received_at) = (&route.account, ingress.clock.now());
-    let request = WebhookRequest {
-        headers: &head.headers,
-        body: &body,
-        token: None,
-        query: head.uri.query().unwrap_or_default(),
-        certificate: None,
-    };
+    let request = WebhookRequest { headers: &head.headers, body: &body, token, query, certificate: None };
     let verified = account
         .psp
         .verify(&request, &account.keys, received_at)
@@ -126,13 +145,13 @@ async fn receive<'a>(
     let published = tokio::time::timeout(budget, ingress.publisher.publish(Message::from(envelope))).await;
     route.publish_seconds.record(began.elapsed());
     published.unwrap_or(Err(PublishError::Late(budget)))?;
-    Ok(account.psp.acknowledgement())
+    Ok(Reply::Acknowledged(account.psp.acknowledgement()))
 }
 
-fn response(acknowledgement: &Acknowledgement) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(acknowledgement.body.as_bytes())));
-    *response.status_mut() = acknowledgement.status;
-    if let Some(content_type) = acknowledgement.content_type {
+fn response(status: StatusCode, content_type: Option<&'static str>, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    if let Some(content_type) = content_type {
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     }
     response

@@ -746,9 +746,9 @@ fn read_secret(source: &SecretSource, setting: String) -> Result<Secret, ConfigE
 mod tests {
     use super::*;
 
-    const STRIPE: &str = "[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['whsec_hush']\n";
+    pub(super) const STRIPE: &str = "[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['whsec_hush']\n";
 
-    fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    pub(super) fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         Config::parse(text, "paybell.toml", environment)
     }
@@ -761,7 +761,7 @@ mod tests {
     }
 
     /// Refused, with these words.
-    fn check(text: &str, expected: &[&str]) {
+    pub(super) fn check(text: &str, expected: &[&str]) {
         let shown = refusal(text, &[]);
         for words in expected {
             assert!(shown.contains(words), "{words:?} is not in {shown:?}");

@@ -16,8 +16,11 @@ pub mod dialect;
 pub mod gocardless;
 mod gocardless_api;
 mod http;
+pub mod klarna;
 pub mod ledger;
 mod mac;
+pub mod mollie;
+mod mollie_api;
 pub mod paystack;
 pub mod razorpay;
 mod seed;
@@ -33,15 +36,7 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[
-    &stripe::Stripe,
-    &razorpay::Razorpay,
-    &checkoutcom::Checkoutcom,
-    &gocardless::GoCardless,
-    &paystack::Paystack,
-    &braintree::Braintree,
-    &standard_webhooks::StandardWebhooks,
-];
+pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &razorpay::Razorpay, &mollie::Mollie, &mollie::MollieClassic, &checkoutcom::Checkoutcom, &gocardless::GoCardless, &paystack::Paystack, &braintree::Braintree, &klarna::Klarna, &standard_webhooks::StandardWebhooks];
 
 /// The dialect of this name.
 #[must_use]
@@ -52,5 +47,5 @@ pub fn find(id: &str) -> Option<&'static dyn Dialect> {
 /// The dialect in which a PSP speaks to an account of this scheme (`None`: the PSP's default).
 #[must_use]
 pub fn find_scheme(psp: &str, scheme: Option<&str>) -> Option<&'static dyn Dialect> {
-    ALL.iter().copied().find(|dialect| dialect.psp() == psp && dialect.settings().scheme == scheme)
+    ALL.iter().copied().find(|dialect| dialect.psp() == psp && dialect.speaks(scheme))
 }

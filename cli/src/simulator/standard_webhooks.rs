@@ -54,6 +54,11 @@ impl Dialect for StandardWebhooks {
         "standard-webhooks"
     }
 
+    /// The secret says which: one for `v1`, a private key for `v1a`.
+    fn speaks(&self, _scheme: Option<&str>) -> bool {
+        true
+    }
+
     fn object_id(&self, object: Object, seed: &Seed) -> String {
         let prefix = match object {
             Object::Payment => "pay",

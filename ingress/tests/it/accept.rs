@@ -108,13 +108,46 @@ async fn a_body_comes_when_it_is_asked_for() {
     assert_eq!(client.answer().await.status, 200);
 }
 
-#[tokio::test]
-async fn the_adapter_chooses_what_its_psp_hears() {
-    let rig = Rig::start_with("", |config| {
+fn with_peculiar(allow_from: &[&str]) -> Rig {
+    Rig::start_with("", |config| {
         let account = (*config.accounts[0].account).clone();
         let account = Account { psp: &PeculiarPsp, psp_id: "peculiar".into(), ..account };
-        config.accounts.push(ConfiguredAccount { account: Arc::new(account), over_capture_percent: 0, allow_from: Vec::new() });
-    });
+        let allow_from = allow_from.iter().map(|network| network.parse().unwrap()).collect();
+        config.accounts.push(ConfiguredAccount { account: Arc::new(account), over_capture_percent: 0, allow_from });
+    })
+}
+
+#[tokio::test]
+async fn a_psp_that_tries_an_endpoint_by_get_is_answered() {
+    let rig = with_peculiar(&[]);
+    let get = |target: &str| format!("GET {target} HTTP/1.1\r\nhost: x\r\n\r\n");
+    let answer = rig.exchange(get("/webhooks/peculiar?question=who")).await;
+    assert_eq!((answer.status, answer.body.as_slice()), (200, &b"answer to who"[..]));
+    assert_eq!(answer.header("content-type"), Some("text/plain"));
+    assert_eq!(rig.exchange(get("/webhooks/peculiar/default?question=")).await.body, b"answer to ");
+    assert!((rig.counted("challenged", "") - 2.0).abs() < f64::EPSILON);
+    let longest = "a".repeat(1024 - "question=".len());
+    assert_eq!(rig.exchange(get(&format!("/webhooks/peculiar?question={longest}"))).await.status, 200);
+    for (target, status) in [
+        (format!("/webhooks/peculiar?question=a{longest}"), 405),
+        ("/webhooks/peculiar".to_owned(), 405),
+        ("/webhooks/peculiar?answer=".to_owned(), 405),
+        ("/webhooks/stripe?question=who".to_owned(), 405),
+        ("/webhooks/peculiar/other?question=who".to_owned(), 404),
+        ("/webhooks/peculiar/default/x?question=who".to_owned(), 404),
+    ] {
+        let answer = rig.exchange(get(&target)).await;
+        assert_eq!((answer.status, answer.body.len()), (status, 0), "{target}");
+    }
+    let answer = rig.exchange("HEAD /webhooks/peculiar?question=who HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert_eq!(answer.status, 405);
+    assert_eq!(rig.publisher.published(), []);
+    assert_eq!(with_peculiar(&["10.0.0.0/8"]).exchange(get("/webhooks/peculiar?question=who")).await.status, 403);
+}
+
+#[tokio::test]
+async fn the_adapter_chooses_what_its_psp_hears() {
+    let rig = with_peculiar(&[]);
     let answer = rig.exchange(request("/webhooks/peculiar", &signature(SECRET, NOW_S, BODY.as_bytes()), BODY)).await;
     assert_eq!((answer.status, answer.body.as_slice()), (202, &b"[accepted]"[..]));
     assert_eq!(answer.header("content-type"), Some("text/plain"));
@@ -159,6 +192,10 @@ impl Psp for PeculiarPsp {
 
     fn rejection_status(&self) -> StatusCode {
         StatusCode::from_u16(498).unwrap()
+    }
+
+    fn challenge(&self, query: &str, _: &Keys) -> Option<String> {
+        query.strip_prefix("question=").map(|question| format!("answer to {question}"))
     }
 
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {

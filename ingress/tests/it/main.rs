@@ -5,3 +5,4 @@ mod binary;
 mod refuse;
 mod stop;
 mod support;
+mod token;

@@ -80,6 +80,11 @@ impl Rig {
         client.answer().await
     }
 
+    /// All of them, as they are scraped.
+    pub fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
     /// The sum of a metric over all series that have these labels; 0 if there is none.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let text = self.metrics.render();

@@ -107,7 +107,7 @@ impl PspTable {
         }
         let scheme = self.scheme(adapter).map_err(|problem| refuse("scheme", problem))?;
         let allow_from = self.allow_from(adapter).map_err(|problem| refuse("allow_from", problem))?;
-        let url = self.registered_url(public_url);
+        let url = self.registered_url(public_url, scheme);
         let secrets = self.secrets.into_iter().enumerate();
         let secrets = secrets.map(|(number, secret)| secret.read(named(&format!("secrets[{number}]"))));
         let generic = self.generic.map(generic::Rules::new).transpose().map_err(|error| refuse(error.setting, error.problem))?;
@@ -206,8 +206,10 @@ impl PspTable {
     }
 
     /// As it is said, or what our own route makes of the address that PSPs call.
-    fn registered_url(&self, public_url: Option<&str>) -> Option<String> {
-        let account = if self.account == DEFAULT_ACCOUNT { String::new() } else { format!("/{}", self.account) };
+    /// Where a token follows, which is secret and left out, the account is always named.
+    fn registered_url(&self, public_url: Option<&str>, scheme: &Scheme) -> Option<String> {
+        let is_implied = self.account == DEFAULT_ACCOUNT && !scheme.token_in_path;
+        let account = if is_implied { String::new() } else { format!("/{}", self.account) };
         let ours = || Some(format!("{}/webhooks/{}{account}", public_url?.trim_end_matches('/'), self.id));
         self.url.clone().or_else(ours)
     }
@@ -254,5 +256,136 @@ impl SecretTable {
             });
         }
         Ok(read_secret(&value, setting)?.valid(from, until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{STRIPE, check, parse};
+    use super::*;
+
+    const TOKEN: &str = "hush-0123456789-abcdefgh";
+
+    fn account(text: &str) -> Arc<Account> {
+        Arc::clone(&parse(text, &[]).unwrap().accounts[0].account)
+    }
+
+    #[test]
+    fn a_scheme_is_one_of_the_psps() {
+        let mollie = format!("[[psp]]\nid = 'mollie'\nmode = 'test'\napi_key = 'test_hush'\nsecrets = ['{TOKEN}']\n");
+        assert_eq!(account(&mollie).keys.scheme, "mollie-nextgen", "the default");
+        for scheme in ["mollie-nextgen", "mollie-classic-unsigned"] {
+            assert_eq!(account(&format!("{mollie}scheme = '{scheme}'")).keys.scheme, scheme);
+        }
+        for scheme in ["stripe-v1", "Mollie-nextgen", ""] {
+            check(&format!("{mollie}scheme = '{scheme}'"), &["psp[0].scheme", "mollie-nextgen, mollie-classic-unsigned"]);
+        }
+        let keyless = mollie.replace("api_key = 'test_hush'\n", "");
+        assert_eq!(account(&keyless).keys.scheme, "mollie-nextgen");
+        check(&format!("{keyless}scheme = 'mollie-classic-unsigned'"), &["psp[0].api_key", "is missing"]);
+    }
+
+    #[test]
+    fn a_token_in_a_url_cannot_be_guessed_nor_changed() {
+        let klarna = |secrets: &str| {
+            format!("[[psp]]\nid = 'klarna'\nmode = 'test'\nclient_id = 'K'\napi_key = 'hush'\nsecrets = [{secrets}]\n")
+        };
+        assert_eq!(account(&klarna(&format!("'{TOKEN}', 'hush.ABC_xyz-0123456789.'"))).keys.secrets.len(), 2);
+        for bad in [&TOKEN[1..], &format!("{TOKEN}/x"), &format!("{TOKEN}%41"), &format!("{TOKEN}é"), &format!("{TOKEN}~")] {
+            check(&klarna(&format!("'{TOKEN}', '{bad}'")), &["psp[0].secrets", "psp[0].secrets[1]", "24"]);
+        }
+        // A signature's key is in no URL.
+        parse("[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['whsec_/hush']", &[]).unwrap();
+    }
+
+    #[test]
+    fn the_url_is_as_registered_or_else_the_public_one_and_the_route() {
+        let public = "[ingress]\npublic_url = 'https://pay.example/hooks/'\n";
+        let url = |text: &str| account(text).keys.url.clone();
+        assert_eq!(url(STRIPE), None);
+        assert_eq!(url(&format!("{public}{STRIPE}")).as_deref(), Some("https://pay.example/hooks/webhooks/stripe"));
+        let shop = format!("{public}{STRIPE}account = 'shop'");
+        assert_eq!(url(&shop).as_deref(), Some("https://pay.example/hooks/webhooks/stripe/shop"));
+        let registered = format!("{public}{STRIPE}url = 'https://Pay.example:443/x?y=z'");
+        assert_eq!(url(&registered).as_deref(), Some("https://Pay.example:443/x?y=z"), "byte for byte");
+        let classic = format!(
+            "{public}[[psp]]\nid = 'mollie'\nmode = 'test'\nscheme = 'mollie-classic-unsigned'\napi_key = 'test_hush'\n\
+             secrets = ['{TOKEN}']"
+        );
+        assert_eq!(url(&classic).as_deref(), Some("https://pay.example/hooks/webhooks/mollie/default"), "a token follows");
+        for bad in ["", " ", "pay.example", "ftp://pay.example"] {
+            check(&format!("{STRIPE}url = '{bad}'"), &["psp[0].url"]);
+        }
+    }
+
+    #[test]
+    fn a_secret_may_have_its_time() {
+        let with = |secret: &str| format!("[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['whsec_hush', {secret}]\n");
+        let text = with("{ value = 'whsec_hush_2', from = '2026-01-01T00:00:00Z', until = '2026-12-01T00:00:00+01:00' }");
+        let keys = account(&text).keys.clone();
+        let active = |at: &str| {
+            let now = Timestamp::parse_rfc3339(at).unwrap();
+            keys.active(now).map(|(position, secret)| format!("{position} {}", secret.name())).collect::<Vec<_>>()
+        };
+        let both = ["0 psp[0].secrets[0]", "1 psp[0].secrets[1]"];
+        assert_eq!(active("2025-12-31T23:59:59.999Z"), both[..1]);
+        assert_eq!(active("2026-01-01T00:00:00Z"), both);
+        assert_eq!(active("2026-11-30T22:59:59.999Z"), both);
+        assert_eq!(active("2026-11-30T23:00:00Z"), both[..1]);
+        for open in ["{ value = 'hush' }", "{ value = 'hush', from = '2026-01-01T00:00:00Z' }"] {
+            parse(&with(open), &[]).unwrap();
+        }
+        check(&with("{ value = 'hush', from = 'January' }"), &["psp[0].secrets[1].from", "2026-12-01T00:00:00Z"]);
+        check(&with("{ value = 'hush', until = '2026-12-01' }"), &["psp[0].secrets[1].until"]);
+        let never = "{ value = 'hush', from = '2026-01-01T00:00:00Z', until = '2026-01-01T00:00:00Z' }";
+        check(&with(never), &["psp[0].secrets[1].until", "not after"]);
+        check(&with("{ value = '' }"), &["psp[0].secrets[1]", "empty"]);
+        for odd in ["{ from = '2026-01-01T00:00:00Z' }", "{ value = 'hush', since = '2026-01-01T00:00:00Z' }", "7"] {
+            check(&with(odd), &["line 4", "a secret, or { value, from, until }"]);
+        }
+    }
+
+    #[test]
+    fn callers_may_be_networks_addresses_or_what_the_psp_publishes() {
+        let allowed = |text: &str| parse(&format!("{STRIPE}allow_from = [{text}]"), &[]).unwrap().accounts[0].allow_from.clone();
+        assert_eq!(allowed(""), []);
+        let published = allowed("'published'");
+        assert_eq!(published.len(), psp::find("stripe").unwrap().profile().sources.len());
+        assert!(published.contains(&"3.18.12.63/32".parse().unwrap()));
+        let own = ["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap(), "192.0.2.7/32".parse().unwrap()];
+        assert_eq!(allowed("'10.0.0.0/8', '::1', '192.0.2.7'"), own);
+        assert_eq!(allowed("'published', '10.0.0.0/8'").len(), published.len() + 1);
+        for bad in ["10.0.0.0/33", "everyone", "Published", ""] {
+            check(&format!("{STRIPE}allow_from = ['{bad}']"), &["line 5", "allow_from", "published"]);
+        }
+        let unknown = format!("[[psp]]\nid = 'mollie'\nmode = 'test'\nsecrets = ['{TOKEN}']\nallow_from = ['published']");
+        check(&unknown, &["psp[0].allow_from", "mollie publishes no networks"]);
+    }
+
+    #[test]
+    fn every_published_network_is_one() {
+        for psp in psp::ALL {
+            for network in psp.profile().sources {
+                assert!(network.parse::<IpNet>().is_ok(), "{} {network}", psp.id());
+            }
+        }
+    }
+
+    #[test]
+    fn another_root_of_trust_is_for_tests_only() {
+        let with = |mode: &str| format!("[[psp]]\nid = 'stripe'\nmode = '{mode}'\nsecrets = ['hush']\ntrusted_root = 'PEM hush'");
+        assert_eq!(account(&with("test")).keys.trusted_root.as_deref(), Some("PEM hush"));
+        check(&with("live"), &["psp[0].trusted_root", "test"]);
+        check(
+            &with("test").replace("'PEM hush'", "'file:/nonexistent/root.pem'"),
+            &["psp[0].trusted_root", "/nonexistent/root.pem"],
+        );
+    }
+
+    #[test]
+    fn unknown_rules_of_the_generic_adapter_are_refused() {
+        for (rules, named) in [("heador = 'x-signature'", "heador"), ("header = 7", "string")] {
+            check(&format!("{STRIPE}[psp.generic]\n{rules}"), &["line 6", named]);
+        }
     }
 }

@@ -211,9 +211,8 @@ fn payment_fact(order: &Node<'_>) -> Result<PaymentFact, Problem> {
         });
     }
     let state = match (status, order.text("fraud_status")) {
-        ("CANCELLED" | "CLOSED", _) => PaymentState::Canceled,
+        ("CANCELLED" | "CLOSED", _) | ("AUTHORIZED", Some("REJECTED")) => PaymentState::Canceled,
         ("EXPIRED", _) => PaymentState::AuthorizationExpired,
-        ("AUTHORIZED", Some("REJECTED")) => PaymentState::Canceled,
         ("AUTHORIZED", Some("ACCEPTED") | None) => PaymentState::Authorized,
         _ => PaymentState::Pending,
     };

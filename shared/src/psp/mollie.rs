@@ -1,8 +1,8 @@
 //! Mollie: payments, refunds, captures, chargebacks; by webhooks of both kinds.
 //!
 //! Sources: docs.mollie.com/reference (webhooks, webhooks-new, payments, refunds, chargebacks, captures, webhooks-api), the
-//! OpenAPI description of 2026-08, and what Mollie's SDKs do (mollie-api-py 1.10, mollie-api-typescript 1.12), where they are
-//! not laxer than their own documentation. Mollie publishes addresses, but advises against filtering by them.
+//! API's formal description of 2026-08, and what Mollie's SDKs do (mollie-api-py 1.10, mollie-api-typescript 1.12), where they
+//! are not laxer than their own documentation. Mollie publishes addresses, but advises against filtering by them.
 //!
 //! **Signature**, next-gen: `X-Mollie-Signature: sha256=<64 lowercase hex>`, HMAC-SHA256 over the raw body; the key is the
 //! secret as text. The prefix may be missing, as in Mollie's own examples. While a secret is rotated the header comes once for

@@ -17,6 +17,9 @@ use crate::event::{ANSWER_PREFIX, EventKey, Reference, ReferenceKind};
 pub(super) const NOW_S: i64 = 1_790_000_000;
 const TOLERANCE_S: u32 = 300;
 
+/// The headers and the body of a call.
+type Sent = (HeaderMap, Vec<u8>);
+
 /// What the tables must know of an adapter, once for each of its schemes.
 pub(super) struct Specimen {
     pub psp: &'static dyn Psp,
@@ -27,7 +30,7 @@ pub(super) struct Specimen {
     /// Other settings that the account needs.
     pub settings: fn(&mut Account),
     /// The headers and the body that the PSP would send; the latter differs from what is signed where the signature is in it.
-    pub sign: fn(secret: &str, time_s: i64, body: &[u8]) -> (HeaderMap, Vec<u8>),
+    pub sign: fn(secret: &str, time_s: i64, body: &[u8]) -> Sent,
     /// Something to sign, as the PSP writes it.
     pub body: &'static [u8],
     /// What `verify` says that it is.
@@ -45,26 +48,7 @@ const REPEATED_HEADERS: [(&str, &str); 1] = [("mollie", "x-mollie-signature")];
 
 /// One for each scheme of each adapter. The order is that of [`ALL`].
 fn specimens() -> Vec<Specimen> {
-    vec![
-        super::stripe::tests::specimen(),
-        super::razorpay::tests::specimen(),
-        super::mollie::tests::specimen(),
-        super::mollie::tests::classic_specimen(),
-        super::checkoutcom::tests::specimen(),
-        super::gocardless::tests::specimen(),
-        super::paystack::tests::specimen(),
-        super::flutterwave::tests::specimen_v3(),
-        super::flutterwave::tests::specimen_v4(),
-        super::flutterwave::tests::specimen_v4_plain(),
-        super::braintree::tests::specimen(),
-        super::coinbase_commerce::tests::specimen(),
-        super::klarna::tests::specimen(),
-        super::standard_webhooks::tests::specimen(),
-        super::svix::tests::specimen(),
-        super::shopify::tests::specimen(),
-        super::github::tests::specimen(),
-        super::generic::tests::specimen(),
-    ]
+    vec![super::stripe::tests::specimen(), super::razorpay::tests::specimen(), super::mollie::tests::specimen(), super::mollie::tests::classic_specimen(), super::checkoutcom::tests::specimen(), super::gocardless::tests::specimen(), super::paystack::tests::specimen(), super::flutterwave::tests::specimen_v3(), super::flutterwave::tests::specimen_v4(), super::flutterwave::tests::specimen_v4_plain(), super::braintree::tests::specimen(), super::coinbase_commerce::tests::specimen(), super::klarna::tests::specimen(), super::standard_webhooks::tests::specimen(), super::svix::tests::specimen(), super::shopify::tests::specimen(), super::github::tests::specimen(), super::generic::tests::specimen()]
 }
 
 fn specimen(id: &str) -> Specimen {
