@@ -48,7 +48,7 @@ pub(super) struct Problem {
 }
 
 /// A value and where it stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node<'a> {
     value: &'a Value<'a>,
     pointer: String,

@@ -9,6 +9,7 @@ mod answer;
 mod ask;
 pub mod generic;
 mod json;
+pub mod paypal;
 mod signature;
 pub mod standard_webhooks;
 pub mod stripe;
@@ -28,7 +29,7 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &paypal::PayPal, &standard_webhooks::StandardWebhooks];
 
 /// The adapter of a PSP id.
 #[must_use]
@@ -126,6 +127,15 @@ pub trait Psp: Send + Sync {
     /// As [`Psp::read_status`].
     fn read_events(&self, _asked: &Asked<'_>, _response: &Response<Bytes>, _account: &Account) -> Result<Answer, ReadError> {
         Err(never_asked())
+    }
+
+    /// The payments that a page of [`Psp::events_request`] gives reason to ask about, by the ids that [`Psp::status_request`]
+    /// takes: for PSPs whose listed events are hints as their webhooks are.
+    ///
+    /// # Errors
+    /// As [`Psp::read_status`].
+    fn read_hints(&self, _response: &Response<Bytes>, _account: &Account) -> Result<Vec<String>, ReadError> {
+        Ok(Vec::new())
     }
 
     /// A request for the webhook endpoints that are registered at the PSP.
@@ -380,6 +390,11 @@ pub enum Rejection {
     TooNew { ahead_s: i64, tolerance_s: u32 },
     #[error("the token in the path is missing or wrong")]
     Token,
+    /// The one rejection that time may heal: what the sender sends again may find it.
+    #[error("the certificate that the call says it is signed by is not here")]
+    NoCertificate,
+    #[error("the certificate that the call says it is signed by cannot be trusted: {0}")]
+    Certificate(&'static str),
     #[error("the setting {0} cannot be used")]
     Setting(&'static str),
 }
@@ -399,6 +414,8 @@ impl Rejection {
             Self::TooOld { .. } => "too_old",
             Self::TooNew { .. } => "too_new",
             Self::Token => "token",
+            Self::NoCertificate => "no_certificate",
+            Self::Certificate(_) => "certificate",
             Self::Setting(_) => "setting",
         }
     }
