@@ -285,11 +285,20 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Everything that [`Verified::secret_name`] may say: the secrets' names, and what stands in for a secret.
+    pub fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        let stand_in = self.webhook_id.as_ref().map(|_| WEBHOOK_ID.into());
+        self.secrets.iter().map(|secret| Arc::clone(secret.name())).chain(stand_in)
+    }
+
     /// The secrets that are valid at a time, with their positions.
     pub fn active(&self, now: Timestamp) -> impl Iterator<Item = (usize, &Secret)> {
         self.secrets.iter().enumerate().filter(move |(_, secret)| secret.is_valid(now))
     }
 }
+
+/// The name of the setting, where an account is verified by it instead of by a secret.
+const WEBHOOK_ID: &str = "webhook_id";
 
 /// What asking the PSP needs.
 #[derive(Clone, Debug, Default)]

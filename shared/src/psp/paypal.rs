@@ -44,7 +44,7 @@ use self::status::{Look, Step, Subject};
 use super::json::{self, Node, Problem};
 use super::{
     Abilities, AccessToken, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError,
-    Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature,
+    Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WEBHOOK_ID, WebhookRequest, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -79,11 +79,6 @@ const PAGE: usize = 100;
 const ID_BYTES_MAX: usize = 64;
 /// The longest query of a next page.
 const QUERY_BYTES_MAX: usize = 1024;
-/// No token lives longer for us, whatever PayPal says (9 hours, in practice).
-const TOKEN_LIFE_MAX: Duration = Duration::from_hours(24);
-
-/// The name by which metrics and the log call what a webhook was verified by.
-const VERIFIED_BY: &str = "webhook_id";
 
 static PROFILE: Profile = Profile {
     name: "PayPal",
@@ -167,7 +162,7 @@ impl Psp for PayPal {
             webhook_id: head.id().map_or_else(|| signature::body_id(request.body), str::to_owned),
             event_type: head.event_type().map(str::to_owned),
             subject: None,
-            secret_name: VERIFIED_BY.into(),
+            secret_name: WEBHOOK_ID.into(),
             proof: Proof::Hint,
             content_type: signature::content_type(request.headers),
             headers: Vec::new(),
@@ -285,7 +280,7 @@ impl Psp for PayPal {
         let secret = text.as_text().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()));
         let secret = secret.ok_or_else(|| text.problem("not a token"))?;
         let lives = u64::try_from(token.integer("expires_in")?).map_err(|_| token.problem("a token of the past"))?;
-        Ok(AccessToken { secret: Secret::new("access_token", secret), lives: Duration::from_secs(lives).min(TOKEN_LIFE_MAX) })
+        Ok(AccessToken { secret: Secret::new("access_token", secret), lives: Duration::from_secs(lives) })
     }
 }
 
@@ -510,7 +505,7 @@ pub(super) mod tests {
     use super::super::tests::{self, NOW_S, Specimen, account};
     use super::*;
 
-    const WEBHOOK_ID: &str = "4JH86294D6297924G";
+    const ID: &str = "4JH86294D6297924G";
     const ROOT: &str = include_str!("fixtures/paypal/certificates/root.pem");
     const GOOD: &[u8] = include_bytes!("fixtures/paypal/certificates/good.pem");
     const BODY: &[u8] = br#"{"id":"WH-1","event_type":"PAYMENT.CAPTURE.COMPLETED","resource":{"id":"42311647XV020574X"}}"#;
@@ -520,7 +515,7 @@ pub(super) mod tests {
         Specimen {
             psp: &PayPal,
             scheme: "paypal-cert-rsa",
-            secret: WEBHOOK_ID,
+            secret: ID,
             other_secret: "1JE4291016473214C",
             settings: |account| {
                 let ids: Vec<Secret> = account.keys.secrets.drain(..).collect();
@@ -556,7 +551,7 @@ pub(super) mod tests {
     }
 
     fn test_account() -> Account {
-        specimen().account(&[WEBHOOK_ID])
+        specimen().account(&[ID])
     }
 
     fn verify(headers: &HeaderMap, certificate: Option<&[u8]>, now_s: i64) -> Result<Verified, Rejection> {
@@ -568,7 +563,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_certificate_must_be_paypals_and_valid_now() {
-        let headers = signed(WEBHOOK_ID, "2026-09-21T13:33:10Z", BODY);
+        let headers = signed(ID, "2026-09-21T13:33:10Z", BODY);
         macro_rules! file {
             ($name:literal) => {
                 &include_bytes!(concat!("fixtures/paypal/certificates/", $name, ".pem"))[..]
@@ -603,7 +598,7 @@ pub(super) mod tests {
 
     #[test]
     fn until_the_certificate_is_there_nothing_is_known() {
-        let headers = signed(WEBHOOK_ID, "2026-09-21T13:33:10Z", BODY);
+        let headers = signed(ID, "2026-09-21T13:33:10Z", BODY);
         assert_eq!(verify(&headers, None, NOW_S), Err(Rejection::NoCertificate));
     }
 
@@ -632,7 +627,7 @@ pub(super) mod tests {
     #[test]
     fn certificates_lie_at_paypals_and_nowhere_else() {
         let place = |account: &Account, url: &str| {
-            let mut headers = signed(WEBHOOK_ID, "2026-09-21T13:33:10Z", BODY);
+            let mut headers = signed(ID, "2026-09-21T13:33:10Z", BODY);
             headers.insert(CERT_URL, HeaderValue::from_str(url).unwrap());
             let request = WebhookRequest { headers: &headers, body: BODY, token: None, certificate: None };
             PayPal.certificate_url(&request, account).map(Option::unwrap)
@@ -678,7 +673,7 @@ pub(super) mod tests {
 
     #[test]
     fn nothing_is_fetched_for_a_call_that_could_not_be_verified() {
-        let genuine = signed(WEBHOOK_ID, "2026-09-21T13:33:10Z", BODY);
+        let genuine = signed(ID, "2026-09-21T13:33:10Z", BODY);
         for name in genuine.keys() {
             let mut headers = genuine.clone();
             headers.remove(name);
@@ -694,9 +689,9 @@ pub(super) mod tests {
     #[test]
     fn the_time_is_signed_and_of_any_age() {
         for time in ["2026-09-21T13:33:10Z", "2026-09-18T01:00:00.123-07:00", "2015-01-01T00:00:00Z"] {
-            assert!(verify(&signed(WEBHOOK_ID, time, BODY), Some(GOOD), NOW_S).is_ok(), "{time}");
+            assert!(verify(&signed(ID, time, BODY), Some(GOOD), NOW_S).is_ok(), "{time}");
         }
-        let mut shifted = signed(WEBHOOK_ID, "2026-09-21T13:33:10Z", BODY);
+        let mut shifted = signed(ID, "2026-09-21T13:33:10Z", BODY);
         shifted.insert(TRANSMISSION_TIME, HeaderValue::from_static("2026-09-21T13:33:11Z"));
         assert_eq!(verify(&shifted, Some(GOOD), NOW_S), Err(Rejection::SignatureMismatch { secrets: 1 }));
     }
@@ -704,7 +699,7 @@ pub(super) mod tests {
     #[test]
     fn only_one_algorithm_counts() {
         for algorithm in ["SHA1withRSA", "none", "SHA256WITHRSA", "SHA256withRSA,SHA1withRSA"] {
-            let mut headers = signed(WEBHOOK_ID, "2026-09-21T13:33:10Z", BODY);
+            let mut headers = signed(ID, "2026-09-21T13:33:10Z", BODY);
             headers.insert(AUTH_ALGO, HeaderValue::from_static(algorithm));
             assert_eq!(verify(&headers, Some(GOOD), NOW_S).unwrap_err().reason(), "no_usable_signature", "{algorithm}");
         }
@@ -712,7 +707,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_parts_the_fields_cannot_move_between_them() {
-        let mut headers = signed(WEBHOOK_ID, "2026-09-21T13:33:10Z", BODY);
+        let mut headers = signed(ID, "2026-09-21T13:33:10Z", BODY);
         headers.insert(TRANSMISSION_ID, HeaderValue::from_static("dfb3be50|2026"));
         assert_eq!(verify(&headers, Some(GOOD), NOW_S).unwrap_err().reason(), "malformed_header");
     }
@@ -720,7 +715,7 @@ pub(super) mod tests {
     #[test]
     fn a_body_of_the_same_checksum_is_a_hint_all_the_same() {
         let forged = tests::forged_to_the_same_crc32(BODY, br#"{"id":"WH-2","resource":{"id":"9"},"x":"????"}"#);
-        let headers = signed(WEBHOOK_ID, "2026-09-21T13:33:10Z", BODY);
+        let headers = signed(ID, "2026-09-21T13:33:10Z", BODY);
         let request = WebhookRequest { headers: &headers, body: &forged, token: None, certificate: Some(GOOD) };
         let verified = PayPal.verify(&request, &test_account().keys, Timestamp::from_seconds(NOW_S)).unwrap();
         assert_eq!(verified.proof(), Proof::Hint, "the signature holds, and proves nothing");
