@@ -24,7 +24,7 @@ pub const WEBHOOKS_IN_FLIGHT: &str = "paybell_webhooks_in_flight";
 /// 1 while the ingress can put webhooks on the queue, else 0.
 pub const INGRESS_QUEUE_UP: &str = "paybell_ingress_queue_up";
 /// Fetches of the certificates that webhooks are signed by, by [`PSP`], [`ACCOUNT`] and [`OUTCOME`]: fetched, failed, or not
-/// tried because there were too many (over_limit).
+/// tried because there were too many (`over_limit`).
 pub const CERTIFICATE_FETCHES_TOTAL: &str = "paybell_certificate_fetches_total";
 /// Open connections by [`SERVER`].
 pub const HTTP_CONNECTIONS: &str = "paybell_http_connections";

@@ -1,6 +1,6 @@
 //! PayPal: orders of Checkout (v2), their authorisations, captures and refunds, disputes.
 //!
-//! Sources: developer.paypal.com/api/rest/webhooks, PayPal's OpenAPI specifications of 2024-02 (notifications v1, orders v2,
+//! Sources: developer.paypal.com/api/rest/webhooks, PayPal's published API specifications of 2024-02 (notifications v1, orders v2,
 //! payments v2, disputes v1), PayPal's Python SDK (paypalrestsdk 1.13), where it is not laxer than that.
 //!
 //! **Signature.** RSA (PKCS #1 v1.5, SHA-256) over `<transmission id>|<transmission time>|<webhook id>|<CRC-32 of the body>`, by

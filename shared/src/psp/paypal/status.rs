@@ -32,6 +32,7 @@
 //! **Disputes** may be hidden from the app ("Disputes" is one of its features in PayPal's dashboard): then PayPal answers 403,
 //! and the look ends without them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
@@ -294,18 +295,18 @@ impl Look<'_> {
         let units = list(order, "purchase_units")?;
         let reference = units.iter().find_map(|unit| self.shops_order(unit));
         let (mut tally, mut captured) = (Tally::default(), Vec::new());
-        let mut parts = Vec::new();
+        let mut shown = Vec::new();
         for unit in &units {
             let Some(payments) = unit.optional("payments") else { continue };
-            let unit = Unit {
+            let part = Unit {
                 authorizations: list(&payments, "authorizations")?,
                 captures: list(&payments, "captures")?,
                 refunds: list(&payments, "refunds")?,
             };
-            tally.add(&unit)?;
-            parts.push(unit);
+            tally.add(&part)?;
+            shown.push(part);
         }
-        let captures: Vec<&Node<'_>> = parts.iter().flat_map(|unit| &unit.captures).collect();
+        let captures: Vec<&Node<'_>> = shown.iter().flat_map(|unit| &unit.captures).collect();
         if captures.len() > CAPTURES_MAX {
             return Err(order.problem("more captures than a payment has").into());
         }
@@ -313,7 +314,7 @@ impl Look<'_> {
         let teller = Teller { look: self, payment, order: reference };
         let state = match order.name("status")? {
             "COMPLETED" => tally.completed(),
-            "VOIDED" if !tally.captured => PaymentState::Canceled,
+            "VOIDED" if !tally.is_captured() => PaymentState::Canceled,
             _ => tally.open(),
         };
         let mut events = vec![teller.payment(order, state, &tally)?];
@@ -323,10 +324,10 @@ impl Look<'_> {
                 captured.push(id_at(capture, "id")?);
             }
         }
-        for refund in parts.iter().flat_map(|unit| &unit.refunds) {
+        for refund in shown.iter().flat_map(|unit| &unit.refunds) {
             events.push(teller.refund(refund)?);
         }
-        if let Some(amount) = refunded_in_all(&parts)? {
+        if let Some(amount) = refunded_in_all(&shown)? {
             events.push(teller.refund_total(amount));
         }
         let next = (!captured.is_empty()).then(|| Step::Disputes { payment, captures: captured }.to_string());
@@ -397,7 +398,7 @@ impl Teller<'_> {
         let (failure, failed_at) = tally.failure.as_ref().map_or((None, None), |(failure, of)| (Some(failure.clone()), *of));
         let fact = PaymentFact {
             authorized: tally.held,
-            capture_final: tally.captured && !tally.more_to_come,
+            capture_final: tally.is_captured() && !tally.more_to_come,
             failure,
             ..PaymentFact::new(state)
         };
@@ -487,12 +488,8 @@ struct Unit<'a> {
 /// What authorisations and captures amount to.
 #[derive(Default)]
 struct Tally {
-    captured: bool,
-    authorized: bool,
-    pending: bool,
-    failed: bool,
-    voided: bool,
-    lapsed: bool,
+    /// Of each of them.
+    states: BTreeSet<PaymentState>,
     /// Some unit may still be captured, or more of it.
     more_to_come: bool,
     /// All that is or was authorised.
@@ -507,25 +504,31 @@ impl Tally {
         for authorization in &unit.authorizations {
             match authorization.name("status")? {
                 status @ ("CREATED" | "PARTIALLY_CAPTURED" | "CAPTURED") => {
-                    self.authorized = true;
+                    self.states.insert(PaymentState::Authorized);
                     may_capture |= status != "CAPTURED";
                     // An authorisation that was renewed is listed twice; it is for the same money.
                     held = held.max(Some(money(authorization, "amount")?));
                 }
                 "DENIED" => self.fail(authorization)?,
-                "VOIDED" => self.voided = true,
-                "EXPIRED" => self.lapsed = true,
-                _ => (self.pending, may_capture) = (true, true),
+                "VOIDED" => _ = self.states.insert(PaymentState::Canceled),
+                "EXPIRED" => _ = self.states.insert(PaymentState::AuthorizationExpired),
+                _ => {
+                    self.states.insert(PaymentState::Pending);
+                    may_capture = true;
+                }
             }
         }
         let mut is_final = false;
         for capture in &unit.captures {
             match capture_state(capture) {
                 CaptureState::Succeeded => {
-                    self.captured = true;
+                    self.states.insert(PaymentState::Captured);
                     is_final |= capture.optional_bool("final_capture")? == Some(true);
                 }
-                CaptureState::Pending => (self.pending, may_capture) = (true, true),
+                CaptureState::Pending => {
+                    self.states.insert(PaymentState::Pending);
+                    may_capture = true;
+                }
                 CaptureState::Failed => self.fail(capture)?,
             }
         }
@@ -540,35 +543,28 @@ impl Tally {
     fn fail(&mut self, object: &Node<'_>) -> Result<(), Problem> {
         let reason = object.optional("status_details").and_then(|details| details.text("reason"));
         let at = object.optional("update_time").map(|_| telling::time(object, "update_time")).transpose()?;
-        self.failed = true;
+        self.states.insert(PaymentState::Failed);
         self.failure = Some((telling::failure(reason.or(object.text("status")), None), at));
         Ok(())
     }
 
+    fn is_captured(&self) -> bool {
+        self.states.contains(&PaymentState::Captured)
+    }
+
     /// Of what is open: a failure may be followed by another try.
     fn open(&self) -> PaymentState {
-        if self.captured {
-            PaymentState::Captured
-        } else if self.authorized {
-            PaymentState::Authorized
-        } else {
-            PaymentState::Pending
-        }
+        self.first_of(&[PaymentState::Captured, PaymentState::Authorized])
     }
 
     /// Of what PayPal did all with that it was told to.
     fn completed(&self) -> PaymentState {
-        if self.captured || self.authorized || self.pending {
-            self.open()
-        } else if self.failed {
-            PaymentState::Failed
-        } else if self.voided {
-            PaymentState::Canceled
-        } else if self.lapsed {
-            PaymentState::AuthorizationExpired
-        } else {
-            PaymentState::Pending
-        }
+        use PaymentState::{AuthorizationExpired, Authorized, Canceled, Captured, Failed, Pending};
+        self.first_of(&[Captured, Authorized, Pending, Failed, Canceled, AuthorizationExpired])
+    }
+
+    fn first_of(&self, states: &[PaymentState]) -> PaymentState {
+        states.iter().copied().find(|state| self.states.contains(state)).unwrap_or(PaymentState::Pending)
     }
 }
 
