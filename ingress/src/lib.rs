@@ -2,9 +2,10 @@
 //!
 //! In the order of one webhook: [`route`] (whose it is) → [`source`] (who calls) → [`body`] (its bytes, under a limit) →
 //! [`webhook`] (the walk: verify, publish) → [`refusal`] (what becomes of all others) → [`record`] (its one line and its
-//! counts). [`limit`] is what two of them share.
+//! counts). [`limit`] is what two of them share; [`certificate`] fetches what some PSPs sign by.
 
 mod body;
+mod certificate;
 mod limit;
 mod record;
 mod refusal;
@@ -62,7 +63,7 @@ pub fn start_with(
     let address = listener.local_addr()?;
     let check = follow(publisher.health(), shutdown);
     // The connections hold the ingress, and it holds the publisher: when the last of them has ended, so may its tasks.
-    let ingress = Arc::new(Ingress::new(config, publisher, clock));
+    let ingress = Arc::new(Ingress::new(config, publisher, clock, shutdown));
     let service = move |peer: SocketAddr| {
         let ingress = Arc::clone(&ingress);
         service_fn(move |request| webhook::answer(Arc::clone(&ingress), peer, request))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use metrics::counter;
+use paybell_shared::psp::Rejection;
 use paybell_shared::telemetry::{ACCOUNT, OUTCOME, PSP, REASON, WEBHOOKS_TOTAL};
 
 use crate::refusal::Refusal;
@@ -16,6 +17,9 @@ const CHALLENGED: &str = "challenged";
 
 /// The sender hung up before it was answered, or the walk panicked: a PSP sends again.
 const ABORTED: &str = "aborted";
+
+/// Unavailable, but anyone may be the reason; the fetch of the certificate has a line of its own.
+const NO_CERTIFICATE: &str = Rejection::NoCertificate.reason();
 
 /// Writes when it is dropped, so that no way out of the walk is without its line.
 pub(crate) struct Record<'a> {
@@ -86,7 +90,8 @@ impl Drop for Record<'_> {
         }
         // What anyone can cause is at debug: a flood of forgeries is counted, and does not fill disks. What needs a look, or
         // what a PSP must send again, is at warn.
-        let is_of_strangers = self.event_id.is_none() && self.outcome != "unavailable" && self.reason != "panic";
+        let is_unavailable = self.outcome == "unavailable" && self.reason != NO_CERTIFICATE;
+        let is_of_strangers = self.event_id.is_none() && !is_unavailable && self.reason != "panic";
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(

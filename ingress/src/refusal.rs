@@ -51,7 +51,9 @@ impl Refusal {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::BrokenBody => StatusCode::BAD_REQUEST,
-            Self::Crowded | Self::Busy | Self::Unpublished(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Crowded | Self::Busy | Self::Unpublished(_) | Self::Rejected { rejection: Rejection::NoCertificate, .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Rejected { status, .. } => *status,
         }
     }
@@ -59,8 +61,10 @@ impl Refusal {
     /// The outcome as a metric label: a closed set.
     pub(crate) const fn outcome(&self) -> &'static str {
         match self {
+            Self::Crowded | Self::Busy | Self::Unpublished(_) | Self::Rejected { rejection: Rejection::NoCertificate, .. } => {
+                "unavailable"
+            }
             Self::Rejected { .. } => "rejected",
-            Self::Crowded | Self::Busy | Self::Unpublished(_) => "unavailable",
             _ => "refused",
         }
     }
@@ -90,7 +94,9 @@ impl Refusal {
             Self::Encoding => Some((header::ACCEPT_ENCODING, "identity")),
             // What remains of the body is not read.
             Self::TooLarge | Self::SlowBody | Self::BrokenBody => Some((header::CONNECTION, "close")),
-            Self::Crowded | Self::Busy | Self::Unpublished(_) => Some((header::RETRY_AFTER, RETRY_AFTER_S)),
+            Self::Crowded | Self::Busy | Self::Unpublished(_) | Self::Rejected { rejection: Rejection::NoCertificate, .. } => {
+                Some((header::RETRY_AFTER, RETRY_AFTER_S))
+            }
             Self::NoRoute | Self::Source | Self::Rejected { .. } => None,
         };
         if let Some((name, value)) = extra {

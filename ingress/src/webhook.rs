@@ -14,12 +14,14 @@ use metrics::Gauge;
 use paybell_shared::clock::Clock;
 use paybell_shared::config::Config;
 use paybell_shared::envelope::Envelope;
-use paybell_shared::psp::{Acknowledgement, WebhookRequest};
+use paybell_shared::psp::{Acknowledgement, Rejection, WebhookRequest};
 use paybell_shared::queue::{Message, PublishError, Publisher};
 use paybell_shared::serve::Counted;
+use paybell_shared::shutdown::Shutdown;
 use paybell_shared::telemetry::WEBHOOKS_IN_FLIGHT;
 
 use crate::body;
+use crate::certificate::Certificates;
 use crate::limit::Limit;
 use crate::record::Record;
 use crate::refusal::Refusal;
@@ -38,6 +40,7 @@ const QUERY_BYTES_MAX: usize = 1024;
 pub(crate) struct Ingress {
     routes: Routes,
     publisher: Arc<dyn Publisher>,
+    certificates: Certificates,
     clock: Arc<dyn Clock>,
     trusted_proxies: Vec<IpNet>,
     body_bytes_max: usize,
@@ -49,11 +52,12 @@ pub(crate) struct Ingress {
 }
 
 impl Ingress {
-    pub(crate) fn new(config: &Config, publisher: Arc<dyn Publisher>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(config: &Config, publisher: Arc<dyn Publisher>, clock: Arc<dyn Clock>, shutdown: &Shutdown) -> Self {
         let limits = &config.limits;
         Self {
             routes: Routes::new(config),
             publisher,
+            certificates: Certificates::new(shutdown),
             clock,
             trusted_proxies: config.ingress.trusted_proxies.clone(),
             body_bytes_max: limits.body_bytes_max,
@@ -131,11 +135,17 @@ async fn receive<'a>(
     let _one_more = ingress.in_flight.hold(1).ok_or(Refusal::Busy)?;
     let _counted = Counted::new(ingress.in_flight_gauge.clone());
     let (account, received_at) = (&route.account, ingress.clock.now());
+    let rejected = |rejection| Refusal::Rejected { rejection, status: account.psp.rejection_status() };
     let request = WebhookRequest { headers: &head.headers, body: &body, token, query, certificate: None };
-    let verified = account
-        .psp
-        .verify(&request, &account.keys, received_at)
-        .map_err(|rejection| Refusal::Rejected { rejection, status: account.psp.rejection_status() })?;
+    let place = account.psp.certificate_url(&request, account).map_err(rejected)?;
+    let certificate = place.as_deref().and_then(|url| ingress.certificates.get(url, account));
+    let request = WebhookRequest { certificate: certificate.as_deref(), ..request };
+    let verified = account.psp.verify(&request, &account.keys, received_at).map_err(|rejection| {
+        if let (Rejection::Certificate(_), Some(url)) = (&rejection, &place) {
+            ingress.certificates.refused(url);
+        }
+        rejected(rejection)
+    })?;
     let traceparent = traceparent(&head.headers);
     record.verified(verified.secret_name(), verified.webhook_id(), traceparent);
 

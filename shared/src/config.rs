@@ -869,7 +869,7 @@ mod tests {
         check(&token.repeat(2), &["[api] tokens[1].name"]);
 
         check("[[psp]]\nid = 'nobody'\nmode = 'test'\nsecrets = ['hush']", &["psp[0].id", "nobody", "stripe"]);
-        check("[[psp]]\nid = 'stripe'\nmode = 'test'", &["line 1", "secrets"]);
+        check("[[psp]]\nid = 'stripe'\nmode = 'test'", &["psp[0].secrets", "empty"]);
         check("[[psp]]\nid = 'stripe'\nsecrets = ['hush']", &["line 1", "mode"]);
         check("[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = []", &["psp[0].secrets", "empty"]);
         check("[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['hush', '']", &["psp[0].secrets[1]", "empty"]);

@@ -23,6 +23,9 @@ pub const WEBHOOK_PUBLISH_SECONDS: &str = "paybell_webhook_publish_seconds";
 pub const WEBHOOKS_IN_FLIGHT: &str = "paybell_webhooks_in_flight";
 /// 1 while the ingress can put webhooks on the queue, else 0.
 pub const INGRESS_QUEUE_UP: &str = "paybell_ingress_queue_up";
+/// Fetches of the certificates that webhooks are signed by, by [`PSP`], [`ACCOUNT`] and [`OUTCOME`]: fetched, failed, or not
+/// tried because there were too many (`over_limit`).
+pub const CERTIFICATE_FETCHES_TOTAL: &str = "paybell_certificate_fetches_total";
 /// Open connections by [`SERVER`].
 pub const HTTP_CONNECTIONS: &str = "paybell_http_connections";
 /// Requests that ended in a panic, by [`SERVER`].
@@ -135,6 +138,10 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_histogram!(WEBHOOK_PUBLISH_SECONDS, Unit::Seconds, "From the hand-over to the queue to its confirmation.");
     describe_gauge!(WEBHOOKS_IN_FLIGHT, "Webhooks between their last byte and their answer.");
     describe_gauge!(INGRESS_QUEUE_UP, "1 while the ingress can put webhooks on the queue.");
+    describe_counter!(
+        CERTIFICATE_FETCHES_TOTAL,
+        "Fetches of certificates that webhooks are signed by, by outcome: fetched, failed or over_limit."
+    );
     describe_gauge!(HTTP_CONNECTIONS, "Open connections.");
     describe_counter!(HTTP_PANICS_TOTAL, "Requests that ended in a panic.");
     describe_counter!(HTTP_REFUSALS_TOTAL, "Requests that were refused before a handler saw them.");

@@ -2,6 +2,7 @@
 
 mod accept;
 mod binary;
+mod certificate;
 mod refuse;
 mod stop;
 mod support;

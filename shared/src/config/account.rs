@@ -21,6 +21,8 @@ pub(super) struct PspTable {
     #[serde(default = "default_account")]
     account: String,
     mode: Mode,
+    /// May be empty only where the PSP has none: its adapter says so.
+    #[serde(default)]
     secrets: Vec<SecretTable>,
     scheme: Option<String>,
     url: Option<String>,

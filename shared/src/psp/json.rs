@@ -62,7 +62,7 @@ pub(super) struct Problem {
 }
 
 /// A value and where it stands.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Node<'a> {
     value: &'a Value<'a>,
     pointer: String,

@@ -18,6 +18,7 @@ mod json;
 pub mod klarna;
 pub mod mollie;
 mod normalised;
+pub mod paypal;
 pub mod paystack;
 pub mod razorpay;
 pub mod shopify;
@@ -42,7 +43,7 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &razorpay::Razorpay, &mollie::Mollie, &checkoutcom::Checkoutcom, &gocardless::GoCardless, &paystack::Paystack, &flutterwave::FlutterwaveV3, &flutterwave::FlutterwaveV4, &braintree::Braintree, &coinbase_commerce::CoinbaseCommerce, &klarna::Klarna, &standard_webhooks::StandardWebhooks, &svix::Svix, &shopify::Shopify, &github::Github, &generic::Generic];
+pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &paypal::PayPal, &razorpay::Razorpay, &mollie::Mollie, &checkoutcom::Checkoutcom, &gocardless::GoCardless, &paystack::Paystack, &flutterwave::FlutterwaveV3, &flutterwave::FlutterwaveV4, &braintree::Braintree, &coinbase_commerce::CoinbaseCommerce, &klarna::Klarna, &standard_webhooks::StandardWebhooks, &svix::Svix, &shopify::Shopify, &github::Github, &generic::Generic];
 
 /// The adapter of a PSP id.
 #[must_use]
@@ -141,6 +142,15 @@ pub trait Psp: Send + Sync {
     /// As [`Psp::read_status`].
     fn read_events(&self, _asked: &Asked<'_>, _response: &Response<Bytes>, _account: &Account) -> Result<Answer, ReadError> {
         Err(never_asked())
+    }
+
+    /// The payments that a page of [`Psp::events_request`] gives reason to ask about, by the ids that [`Psp::status_request`]
+    /// takes: for PSPs whose listed events are hints as their webhooks are.
+    ///
+    /// # Errors
+    /// As [`Psp::read_status`].
+    fn read_hints(&self, _response: &Response<Bytes>, _account: &Account) -> Result<Vec<String>, ReadError> {
+        Ok(Vec::new())
     }
 
     /// A request for the webhook endpoints that are registered at the PSP.
@@ -297,6 +307,12 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Everything that [`Verified::secret_name`] may say: the secrets' names, and what stands in for a secret.
+    pub fn names(&self) -> impl Iterator<Item = Arc<str>> {
+        let stand_in = self.webhook_id.as_ref().map(|_| WEBHOOK_ID.into());
+        self.secrets.iter().map(|secret| Arc::clone(secret.name())).chain(stand_in)
+    }
+
     /// The secrets that are valid at a time, with their positions.
     pub fn active(&self, now: Timestamp) -> impl Iterator<Item = (usize, &Secret)> {
         self.secrets.iter().enumerate().filter(move |(_, secret)| secret.is_valid(now))
@@ -308,6 +324,9 @@ impl Keys {
         signature::matching_token(self, now, token).is_ok()
     }
 }
+
+/// The name of the setting, where an account is verified by it instead of by a secret.
+const WEBHOOK_ID: &str = "webhook_id";
 
 /// What asking the PSP needs.
 #[derive(Clone, Debug, Default)]
@@ -411,6 +430,11 @@ pub enum Rejection {
     TooNew { ahead_s: i64, tolerance_s: u32 },
     #[error("the token in the path is missing or wrong")]
     Token,
+    /// The one rejection that time may heal: what the sender sends again may find it.
+    #[error("the certificate that the call says it is signed by is not here")]
+    NoCertificate,
+    #[error("the certificate that the call says it is signed by cannot be trusted: {0}")]
+    Certificate(&'static str),
     #[error("the setting {0} cannot be used")]
     Setting(&'static str),
 }
@@ -430,6 +454,8 @@ impl Rejection {
             Self::TooOld { .. } => "too_old",
             Self::TooNew { .. } => "too_new",
             Self::Token => "token",
+            Self::NoCertificate => "no_certificate",
+            Self::Certificate(_) => "certificate",
             Self::Setting(_) => "setting",
         }
     }
