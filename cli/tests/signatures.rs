@@ -110,6 +110,7 @@ fn account(psp: SimulatedPsp) -> Account {
         keys: Keys::default(),
         api: Api::default(),
         order_reference: None,
+        capture: psp::Capture::default(),
     }
 }
 

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use crate::clock::Timestamp;
 use crate::event::Mode;
 use crate::psp::standard_webhooks::Signer;
-use crate::psp::{self, Account, Api, Keys, generic};
+use crate::psp::{self, Account, Api, Capture, Keys, generic};
 use crate::queue::QueueSettings;
 use crate::secret::{Secret, SecretError, SecretSource};
 use crate::serve;
@@ -229,7 +229,7 @@ pub enum ConfigError {
 
 /// Keys whose values have a form. Only these are repeated in an error: what stands before a `=` may be part of a secret, if
 /// a string goes over several lines.
-const KEYS_THAT_MAY_BE_MALFORMED: [&str; 12] = [
+const KEYS_THAT_MAY_BE_MALFORMED: [&str; 13] = [
     "allow_private",
     "over_capture_percent",
     "listen",
@@ -240,6 +240,7 @@ const KEYS_THAT_MAY_BE_MALFORMED: [&str; 12] = [
     "registration",
     "mode",
     "scheme",
+    "capture",
     "allow_from",
     "tolerance_s",
 ];
@@ -304,6 +305,8 @@ struct PspTable {
     merchant_id: Option<String>,
     trusted_root: Option<SecretSource>,
     order_reference: Option<String>,
+    #[serde(default)]
+    capture: Capture,
     #[serde(default = "default_tolerance_s")]
     tolerance_s: u32,
     #[serde(default)]
@@ -899,6 +902,7 @@ impl PspTable {
                 merchant_id: self.merchant_id,
             },
             order_reference: self.order_reference.map(|path| path.split('.').map(str::to_owned).collect()),
+            capture: self.capture,
         };
         if scheme.is_some_and(|scheme| scheme.token_in_path) {
             for secret in &account.keys.secrets {

@@ -42,7 +42,13 @@ pub(super) struct Specimen {
 
 /// One for each scheme of each adapter. The order is that of [`ALL`].
 fn specimens() -> Vec<Specimen> {
-    vec![super::stripe::tests::specimen(), super::standard_webhooks::tests::specimen()]
+    vec![
+        super::stripe::tests::specimen(),
+        super::adyen::tests::specimen(),
+        super::adyen::tests::platform_specimen(),
+        super::square::tests::specimen(),
+        super::standard_webhooks::tests::specimen(),
+    ]
 }
 
 fn specimen(id: &str) -> Specimen {
@@ -103,6 +109,7 @@ pub(super) fn account(psp: &'static dyn Psp, secrets: &[&str]) -> Account {
         keys: Keys { secrets, tolerance_s: TOLERANCE_S, ..Keys::default() },
         api: Api { key: Some(Secret::new("api_key", "sk_test_invented")), ..Api::default() },
         order_reference: None,
+        capture: Capture::default(),
     }
 }
 
@@ -175,7 +182,7 @@ fn every_vector_has_its_verdict() {
         }
         let secrets: Vec<&str> = vector["secrets"].as_array().unwrap().iter().map(|secret| secret.as_str().unwrap()).collect();
         let mut keys = account(psp, &secrets).keys;
-        keys.tolerance_s = vector["tolerance_seconds"].as_u64().unwrap().try_into().unwrap();
+        keys.tolerance_s = vector["tolerance_seconds"].as_u64().map_or(TOLERANCE_S, |seconds| seconds.try_into().unwrap());
         keys.scheme = psp.profile().scheme(&text("scheme").unwrap()).map_or("", |scheme| scheme.name);
         keys.url = text("url");
         keys.webhook_id = text("webhook_id");

@@ -200,6 +200,7 @@ fn account_of(mapping: &'static Mapping) -> Account {
         keys: Keys::default(),
         api: Api::default(),
         order_reference: None,
+        capture: Capture::default(),
     }
 }
 
