@@ -166,9 +166,10 @@ impl Psp for Adyen {
                 key(secret).map_or(Choice::from(0), |key| signature::hmac_sha256(&*key, &[signed.as_bytes()]).ct_eq(&offered))
             })?);
         }
-        let event_type = items.first().map(|item| item.event_code).filter(|code| {
-            json::is_name(code) && items.iter().all(|item| item.event_code == *code)
-        });
+        let event_type = items
+            .first()
+            .map(|item| item.event_code)
+            .filter(|code| json::is_name(code) && items.iter().all(|item| item.event_code == *code));
         Ok(Verified {
             // Not by what is signed: another body around the same items must not pass for this one.
             webhook_id: signature::body_id(request.body),
@@ -451,7 +452,14 @@ impl Code {
     }
 
     /// What it says, from signed fields alone. `own` is the event's reference.
-    fn facts(self, succeeded: bool, own: &str, payment_id: &str, money: Money, capture: Capture) -> Result<Vec<Told>, TranslateError> {
+    fn facts(
+        self,
+        succeeded: bool,
+        own: &str,
+        payment_id: &str,
+        money: Money,
+        capture: Capture,
+    ) -> Result<Vec<Told>, TranslateError> {
         let automatic = capture == Capture::Automatic;
         // The one capture of a payment that Adyen captures by itself is named like the payment, whatever tells of it.
         let captured_as = |state| {
@@ -471,7 +479,8 @@ impl Code {
         let told = match (self, succeeded) {
             // A card that is only checked pays nothing.
             (Self::Authorisation, true) if automatic && money.minor > 0 => {
-                let fact = PaymentFact { authorized: Some(money), capture_final: true, ..PaymentFact::new(PaymentState::Captured) };
+                let fact =
+                    PaymentFact { authorized: Some(money), capture_final: true, ..PaymentFact::new(PaymentState::Captured) };
                 let captured = Told { suffix: ":capture", stage: 1, fact: captured_as(CaptureState::Succeeded) };
                 vec![Told { suffix: "", stage: 1, fact: Fact::Payment(fact) }, captured]
             }
@@ -493,9 +502,7 @@ impl Code {
                 let canceled = Told { suffix: ":cancel", stage: 1, fact: payment(PaymentState::Canceled) };
                 vec![Told { suffix: "", stage: 2, fact: refund(RefundState::Succeeded) }, canceled]
             }
-            (Self::Dispute(stage, state), true) => {
-                alone(stage, Fact::Dispute { id: own.to_owned(), state, amount: money })
-            }
+            (Self::Dispute(stage, state), true) => alone(stage, Fact::Dispute { id: own.to_owned(), state, amount: money }),
             (_, false) => return Err(TranslateError::Ignored("it did not succeed: the payment stays as it is".to_owned())),
         };
         Ok(told)

@@ -183,8 +183,7 @@ impl Psp for Square {
 
     /// What changed since, oldest first: payments, then refunds; then all disputes, which Square cannot list by time.
     fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
-        let (list, after) =
-            List::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))?;
+        let (list, after) = List::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))?;
         let after = after.map(|after| format!("&cursor={}", encoded(after))).unwrap_or_default();
         let changed = format!("updated_at_begin_time={since}&sort_field=UPDATED_AT&sort_order=ASC&limit={PAGE}");
         match list {
@@ -201,9 +200,10 @@ impl Psp for Square {
         let next = page.next.map(|next| format!("{}:{next}", list.name())).or(following);
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next };
         for object in &page.items {
-            let told = list.kind().tell(object, account).and_then(|told| {
-                told.into_iter().map(|told| told.answer(account, asked)).collect::<Result<Vec<_>, _>>()
-            });
+            let told = list
+                .kind()
+                .tell(object, account)
+                .and_then(|told| told.into_iter().map(|told| told.answer(account, asked)).collect::<Result<Vec<_>, _>>());
             match told {
                 Ok(events) => found.events.extend(events),
                 Err(problem) => {
@@ -362,9 +362,7 @@ fn payment_fact(payment: &Node<'_>, updated: Timestamp) -> Result<PaymentFact, P
     let total = || payment.object("total_money")?.money("amount");
     Ok(match payment.name("status")? {
         "APPROVED" => PaymentFact { authorized: Some(total()?), ..PaymentFact::new(PaymentState::Authorized) },
-        "COMPLETED" => {
-            PaymentFact { captured: Some(total()?), capture_final: true, ..PaymentFact::new(PaymentState::Captured) }
-        }
+        "COMPLETED" => PaymentFact { captured: Some(total()?), capture_final: true, ..PaymentFact::new(PaymentState::Captured) },
         "CANCELED" => PaymentFact::new(if has_lapsed(payment, updated) {
             PaymentState::AuthorizationExpired
         } else {

@@ -165,7 +165,7 @@ fn fields_are_read_strictly() {
     for (body, expected) in [
         (body.replace(r#""success":"true""#, r#""success":"true","success":"true""#), "malformed_body"),
         (body.replace(r#""value":4999"#, r#""value":4.999e3"#), "malformed_body"),
-        (body.replace(r#"NotificationRequestItem"#, "Item"), "malformed_body"),
+        (body.replace("NotificationRequestItem", "Item"), "malformed_body"),
         (format!("{body}{body}"), "malformed_body"),
         (body.replace("true", "tru\\u0065"), "accepted"),
         ("live=false&notificationItems=x".to_owned(), "malformed_body"),

@@ -44,7 +44,9 @@ fn the_url_is_signed_byte_for_byte() {
         Square.verify(&request, &keys, Timestamp::from_seconds(NOW_S)).map_or_else(|rejection| rejection.reason(), |_| "accepted")
     };
     assert_eq!(reason(Some(URL)), "accepted");
-    for other in [&URL.replace("https", "http"), &URL.replace("square?", "square/?"), &URL.replace("pay.", "PAY."), &format!("{URL}&")] {
+    for other in
+        [&URL.replace("https", "http"), &URL.replace("square?", "square/?"), &URL.replace("pay.", "PAY."), &format!("{URL}&")]
+    {
         assert_eq!(reason(Some(other)), "signature_mismatch", "{other}");
     }
     assert_eq!(reason(None), "setting");
@@ -56,7 +58,13 @@ fn the_url_is_signed_byte_for_byte() {
 fn the_signature_is_one_base64_of_32_bytes() {
     let good = (specimen().sign)(SECRET, NOW_S, specimen().body).0[SIGNATURE].to_str().unwrap().to_owned();
     let mut reasons = Vec::new();
-    for bad in [good.trim_end_matches('=').to_owned(), format!("{good}="), format!("{good} "), good.replace('=', "-"), hex::encode([7; 32])] {
+    for bad in [
+        good.trim_end_matches('=').to_owned(),
+        format!("{good}="),
+        format!("{good} "),
+        good.replace('=', "-"),
+        hex::encode([7; 32]),
+    ] {
         let headers: HeaderMap = common::headers([(SIGNATURE, bad)]);
         reasons.push(specimen().verify(&[SECRET], &headers, specimen().body).unwrap_err().reason());
     }
@@ -105,7 +113,10 @@ fn questions_are_asked_as_square_reads_them() {
     let events = |cursor| uri(Square.events_request(since, cursor, &account));
     let changed = "updated_at_begin_time=2026-09-21T14:13:19.999Z&sort_field=UPDATED_AT&sort_order=ASC&limit=100";
     assert_eq!(events(None), format!("https://connect.squareupsandbox.com/v2/payments?{changed}"));
-    assert_eq!(events(Some("refunds:a+/=:b")), format!("https://connect.squareupsandbox.com/v2/refunds?{changed}&cursor=a%2B%2F%3D%3Ab"));
+    assert_eq!(
+        events(Some("refunds:a+/=:b")),
+        format!("https://connect.squareupsandbox.com/v2/refunds?{changed}&cursor=a%2B%2F%3D%3Ab")
+    );
     assert!(events(Some("disputes")).starts_with("https://connect.squareupsandbox.com/v2/disputes"));
     assert_eq!(events(Some("disputes:x")), "https://connect.squareupsandbox.com/v2/disputes?cursor=x");
 
@@ -126,10 +137,7 @@ fn nothing_but_an_id_enters_a_url() {
     }
     let many = format!("refunds:{}", vec!["a"; REFUNDS_MAX + 1].join(","));
     for cursor in ["", "refunds", "refunds:", "refunds:a,", "refunds:a/b", "disputes:a", &many] {
-        assert_eq!(
-            Square.status_request("hYy9A", Some(cursor), &account).unwrap_err(),
-            AskError::MalformedId(cursor.to_owned())
-        );
+        assert_eq!(Square.status_request("hYy9A", Some(cursor), &account).unwrap_err(), AskError::MalformedId(cursor.to_owned()));
     }
     for cursor in ["", "payments:", "orders", "payments:a b", &format!("payments:{}", "a".repeat(CURSOR_BYTES_MAX + 1))] {
         assert!(Square.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
@@ -180,7 +188,10 @@ fn the_sweep_goes_through_all_lists() {
     let disputes = read_events(Some("disputes"), include_bytes!("../fixtures/square/answers/disputes.json")).unwrap();
     assert_eq!((disputes.next, disputes.events.len()), (None, 1));
     let empty = |cursor| read_events(cursor, b"{}").unwrap().next;
-    assert_eq!((empty(None).as_deref(), empty(Some("refunds:x")).as_deref(), empty(Some("disputes"))), (Some("refunds"), Some("disputes"), None));
+    assert_eq!(
+        (empty(None).as_deref(), empty(Some("refunds:x")).as_deref(), empty(Some("disputes"))),
+        (Some("refunds"), Some("disputes"), None)
+    );
 }
 
 #[test]
