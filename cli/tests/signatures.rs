@@ -18,8 +18,8 @@ fn verify(psp: SimulatedPsp, secret: &str, headers: &Headers, body: &[u8], now: 
     for (name, value) in headers {
         map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
     }
-    let keys = Keys { secrets: vec![Secret::new("theirs", secret)], tolerance_s: TOLERANCE_S };
-    let request = WebhookRequest { headers: &map, body, token: None };
+    let keys = Keys { secrets: vec![Secret::new("theirs", secret)], tolerance_s: TOLERANCE_S, ..Keys::default() };
+    let request = WebhookRequest { headers: &map, body, token: None, certificate: None };
     psp::find(psp.id()).unwrap().verify(&request, &keys, Timestamp::from_seconds(now))
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Everything is checked here, before anything starts; each error names its setting.
 
+mod account;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,10 +14,9 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::clock::Timestamp;
-use crate::event::Mode;
+use self::account::PspTable;
+use crate::psp::Account;
 use crate::psp::standard_webhooks::Signer;
-use crate::psp::{self, Account, Api, Capture, Keys, generic};
 use crate::queue::QueueSettings;
 use crate::secret::{Secret, SecretError, SecretSource};
 use crate::serve;
@@ -25,9 +26,6 @@ pub const FINISH_MAX: Duration = Duration::from_secs(30);
 
 /// The account that a route without one means.
 pub const DEFAULT_ACCOUNT: &str = "default";
-
-/// The fewest characters of a token in a URL: 24 of base64url are 144 bits.
-const TOKEN_BYTES_MIN: usize = 24;
 
 /// Most that may be allowed of what is counted in memory.
 const COUNT_MAX: usize = 1_000_000;
@@ -285,80 +283,6 @@ struct TokenTable {
     name: String,
     secret: SecretSource,
     scopes: Vec<Scope>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PspTable {
-    id: String,
-    #[serde(default = "default_account")]
-    account: String,
-    mode: Mode,
-    secrets: Vec<SecretTable>,
-    scheme: Option<String>,
-    url: Option<String>,
-    api_key: Option<SecretSource>,
-    client_id: Option<String>,
-    api_url: Option<String>,
-    webhook_id: Option<String>,
-    public_key: Option<String>,
-    merchant_id: Option<String>,
-    trusted_root: Option<SecretSource>,
-    order_reference: Option<String>,
-    #[serde(default)]
-    capture: Capture,
-    #[serde(default = "default_tolerance_s")]
-    tolerance_s: u32,
-    #[serde(default)]
-    over_capture_percent: u8,
-    #[serde(default)]
-    allow_from: Vec<AllowedSource>,
-    generic: Option<generic::Settings>,
-}
-
-/// A secret of an account: alone, or with the time in which it is valid.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a secret, or { value, from, until }")]
-enum SecretTable {
-    Always(SecretSource),
-    For(SecretWindow),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SecretWindow {
-    value: SecretSource,
-    from: Option<String>,
-    until: Option<String>,
-}
-
-/// Who may call: a network, or all that the PSP publishes.
-#[derive(Deserialize)]
-#[serde(try_from = "String")]
-enum AllowedSource {
-    Published,
-    Network(IpNet),
-}
-
-impl TryFrom<String> for AllowedSource {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        if text == "published" {
-            return Ok(Self::Published);
-        }
-        let network = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
-        network.map(Self::Network).map_err(|_| "neither a network such as 10.0.0.0/8 nor \"published\"".to_owned())
-    }
-}
-
-fn default_account() -> String {
-    DEFAULT_ACCOUNT.to_owned()
-}
-
-/// The tolerance of Stripe's SDKs and of Standard Webhooks.
-const fn default_tolerance_s() -> u32 {
-    300
 }
 
 impl Default for Ingress {
@@ -815,144 +739,6 @@ impl ApiTable {
     }
 }
 
-impl PspTable {
-    fn check(self, index: usize, public_url: Option<&str>) -> Result<ConfiguredAccount, ConfigError> {
-        let named = |key: &str| format!("psp[{index}].{key}");
-        let refuse = |key: &str, problem: String| ConfigError::Setting { setting: named(key), problem };
-        let Some(adapter) = psp::find(&self.id) else {
-            let known: Vec<&str> = psp::ALL.iter().map(|psp| psp.id()).collect();
-            return Err(refuse("id", format!("{:?} is no PSP that is known here: {}", self.id, known.join(", "))));
-        };
-        let in_path = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        let begins_well = self.account.starts_with(|first: char| first.is_ascii_alphanumeric());
-        if !begins_well || self.account.len() > 64 || !self.account.bytes().all(in_path) {
-            let problem = "must be 1 to 64 letters, digits, '-', '_' or '.', a letter or digit first: it is part of the URL";
-            return Err(refuse("account", problem.to_owned()));
-        }
-        if let Some(url) = &self.api_url {
-            check_url(&named("api_url"), url, &["https", "http"])?;
-        }
-        if self.order_reference.as_ref().is_some_and(|path| path.split('.').any(str::is_empty)) {
-            return Err(refuse("order_reference", "must be names, separated by single dots".to_owned()));
-        }
-        if self.tolerance_s == 0 {
-            return Err(refuse("tolerance_s", "must be at least 1".to_owned()));
-        }
-        let profile = adapter.profile();
-        let scheme = match &self.scheme {
-            None => profile.schemes.first(),
-            Some(name) => Some(profile.scheme(name).ok_or_else(|| {
-                let known: Vec<&str> = profile.schemes.iter().map(|scheme| scheme.name).collect();
-                refuse("scheme", format!("{name:?} is none of {}: {}", self.id, known.join(", ")))
-            })?),
-        };
-        for (key, text) in [
-            ("url", &self.url),
-            ("client_id", &self.client_id),
-            ("webhook_id", &self.webhook_id),
-            ("public_key", &self.public_key),
-            ("merchant_id", &self.merchant_id),
-        ] {
-            if text.as_ref().is_some_and(|text| text.trim().is_empty()) {
-                return Err(refuse(key, "is empty".to_owned()));
-            }
-        }
-        if let Some(url) = &self.url {
-            check_url(&named("url"), url, &["https", "http"])?;
-        }
-        if self.trusted_root.is_some() && self.mode == Mode::Live {
-            return Err(refuse("trusted_root", "is for mode = \"test\" only".to_owned()));
-        }
-        let route = if self.account == DEFAULT_ACCOUNT { self.id.clone() } else { format!("{}/{}", self.id, self.account) };
-        let url = self.url.or_else(|| public_url.map(|base| format!("{}/webhooks/{route}", base.trim_end_matches('/'))));
-        let secrets = self.secrets.into_iter().enumerate();
-        let secrets = secrets.map(|(number, secret)| secret.read(named(&format!("secrets[{number}]"))));
-        let secrets = secrets.collect::<Result<Vec<_>, _>>()?;
-        let mut allow_from = Vec::new();
-        for source in self.allow_from {
-            match source {
-                AllowedSource::Network(network) => allow_from.push(network),
-                AllowedSource::Published if profile.sources.is_empty() => {
-                    return Err(refuse("allow_from", format!("{} publishes no networks that are known here", self.id)));
-                }
-                AllowedSource::Published => allow_from.extend(profile.sources.iter().filter_map(|net| net.parse::<IpNet>().ok())),
-            }
-        }
-        let generic = self.generic.map(generic::Rules::new).transpose().map_err(|error| refuse(error.setting, error.problem))?;
-        let trusted_root = self.trusted_root.map(|source| read_secret(&source, named("trusted_root"))).transpose()?;
-        let account = Account {
-            psp: adapter,
-            psp_id: adapter.id().into(),
-            name: self.account.into(),
-            mode: self.mode,
-            keys: Keys {
-                secrets,
-                tolerance_s: self.tolerance_s,
-                scheme: scheme.map_or("", |scheme| scheme.name),
-                url,
-                webhook_id: self.webhook_id,
-                public_key: self.public_key,
-                trusted_root: trusted_root.map(|pem| pem.expose().to_owned()),
-                generic: generic.map(Arc::new),
-            },
-            api: Api {
-                key: self.api_key.map(|source| read_secret(&source, named("api_key"))).transpose()?,
-                url: self.api_url.map(|url| url.trim_end_matches('/').to_owned()),
-                client_id: self.client_id,
-                merchant_id: self.merchant_id,
-            },
-            order_reference: self.order_reference.map(|path| path.split('.').map(str::to_owned).collect()),
-            capture: self.capture,
-        };
-        if scheme.is_some_and(|scheme| scheme.token_in_path) {
-            for secret in &account.keys.secrets {
-                let token = secret.expose();
-                if token.len() < TOKEN_BYTES_MIN || !token.bytes().all(in_path) {
-                    let problem = format!(
-                        "{} stands in the URL: at least {TOKEN_BYTES_MIN} letters, digits, '-', '_' or '.', chosen at random",
-                        secret.name()
-                    );
-                    return Err(refuse("secrets", problem));
-                }
-            }
-        }
-        adapter.check(&account).map_err(|error| refuse(error.setting, error.problem))?;
-        let over_capture_percent = self.over_capture_percent;
-        if over_capture_percent > 100 {
-            return Err(refuse("over_capture_percent", "must be 0 to 100".to_owned()));
-        }
-        Ok(ConfiguredAccount { account: Arc::new(account), over_capture_percent, allow_from })
-    }
-}
-
-impl SecretTable {
-    fn read(self, setting: String) -> Result<Secret, ConfigError> {
-        let SecretWindow { value, from, until } = match self {
-            Self::Always(source) => return read_secret(&source, setting),
-            Self::For(window) => window,
-        };
-        let time = |key: &str, text: Option<String>| {
-            text.map(|text| {
-                Timestamp::parse_rfc3339(&text).map_err(|_| ConfigError::Setting {
-                    setting: format!("{setting}.{key}"),
-                    problem: "is no time such as 2026-12-01T00:00:00Z".to_owned(),
-                })
-            })
-            .transpose()
-        };
-        let (from, until) = (time("from", from)?, time("until", until)?);
-        if let (Some(from), Some(until)) = (from, until)
-            && from >= until
-        {
-            return Err(ConfigError::Setting {
-                setting: format!("{setting}.until"),
-                problem: "is not after its from".to_owned(),
-            });
-        }
-        Ok(read_secret(&value, setting)?.valid(from, until))
-    }
-}
-
 fn read_secret(source: &SecretSource, setting: String) -> Result<Secret, ConfigError> {
     source.read(&setting).map_err(|source| ConfigError::Secret { setting, source })
 }
@@ -1162,7 +948,7 @@ mod tests {
         }
         // Stripe waits five seconds, so the queue must have answered before; alone, the limit is fine.
         parse("[limits]\npublish_budget_ms = 9000", &[]).unwrap();
-        let timeout_ms = psp::find("stripe").unwrap().profile().timeout.as_millis();
+        let timeout_ms = crate::psp::find("stripe").unwrap().profile().timeout.as_millis();
         check(&format!("[limits]\npublish_budget_ms = {timeout_ms}\n{STRIPE}"), &["[limits] publish_budget_ms", "stripe"]);
         parse(&format!("[limits]\npublish_budget_ms = {}\n{STRIPE}", timeout_ms - 1), &[]).unwrap();
     }

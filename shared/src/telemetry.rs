@@ -49,6 +49,10 @@ pub const CONSUME_PAUSES_TOTAL: &str = "paybell_consume_pauses_total";
 pub const SEEN_TOTAL: &str = "paybell_seen_total";
 /// Requests to Redis by [`OUTCOME`]: ok, failed, or skipped while it is left alone.
 pub const SEEN_REQUESTS_TOTAL: &str = "paybell_seen_requests_total";
+/// Payments that webhooks gave reason to ask about, by [`PSP`].
+pub const HINTS_TOTAL: &str = "paybell_hints_total";
+/// Access tokens that were asked for, by [`PSP`] and [`OUTCOME`]: ok or failed.
+pub const ACCESS_TOKENS_TOTAL: &str = "paybell_access_tokens_total";
 /// Payments asked about, by [`PSP`] and [`OUTCOME`]: changed, same or failed.
 pub const RECONCILE_LOOKS_TOTAL: &str = "paybell_reconcile_looks_total";
 

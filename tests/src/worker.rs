@@ -1,7 +1,7 @@
 //! The worker's parts in this process: what a step needs, deliveries as the ingress makes them, and parts that fail when
 //! told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,8 +17,8 @@ use paybell_shared::event::{EventKey, PaymentEvent};
 use paybell_shared::money::{Currency, Money};
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
-    Account, Answer, AskError, Asked, EndpointList, Keys, Profile, Psp, ReadError, Rejection, SettingError, TranslateError,
-    Verified, WebhookRequest,
+    Account, Answer, AskError, Asked, Keys, Profile, Psp, ReadError, Rejection, SettingError, TranslateError, Verified,
+    WebhookRequest,
 };
 use paybell_shared::queue::{Delivery, Message, Tag};
 use paybell_worker::consume::Context;
@@ -104,7 +104,7 @@ pub fn message(account: &Account, webhook: &Webhook) -> Message {
     for (name, value) in SimulatedPsp::Stripe.sign(STRIPE_SECRET, webhook, now.seconds()).expect("a Stripe secret signs") {
         headers.insert(name, HeaderValue::try_from(value).expect("a header"));
     }
-    let request = WebhookRequest { headers: &headers, body: &webhook.body, token: None };
+    let request = WebhookRequest { headers: &headers, body: &webhook.body, token: None, certificate: None };
     let verified = account.psp.verify(&request, &account.keys, now).expect("what is signed is accepted");
     Envelope::new(account, verified, now, webhook.body.clone(), None).into()
 }
@@ -165,6 +165,10 @@ impl Store for FailingStore {
 
     async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
         self.store.hours(since, until).await
+    }
+
+    async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError> {
+        self.store.ask_about(now, payments).await
     }
 
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
@@ -278,21 +282,5 @@ impl Psp for Panicking {
 
     fn read_status(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
         panic!("an adapter panics, as a test wants it to")
-    }
-
-    fn events_request(&self, _: Timestamp, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_events(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        Err(ReadError::NotFound)
-    }
-
-    fn endpoints_request(&self, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_endpoints(&self, _: &Response<Bytes>) -> Result<EndpointList, ReadError> {
-        Err(ReadError::NotFound)
     }
 }

@@ -640,7 +640,7 @@ mod tests {
             source: event.source,
             content: Content::Fact { event: Box::new(event), foreign_mode: false },
         };
-        let plan = plan_of(&[crate::inbox::Arrival { body: None, rows: vec![row] }], &[], &snapshot);
+        let plan = plan_of(&[crate::inbox::Arrival { body: None, rows: vec![row], asks: Vec::new() }], &[], &snapshot);
         assert_eq!(plan.applied.events, [(key, Some(Outcome::Quarantined))]);
         assert!(plan.orders.is_empty() && plan.links.is_empty(), "{plan:?}");
     }

@@ -3,20 +3,20 @@
 //! [`step`] does one batch and says what becomes of each delivery; [`run`] only waits, steps and settles: a few batches at a
 //! time, so that the next one is translated while the database commits.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use paybell_shared::clock::Clock;
 use paybell_shared::envelope::Envelope;
-use paybell_shared::psp::{Account, Proof};
+use paybell_shared::psp::Account;
 use paybell_shared::queue::cloudevents::EnvelopeError;
 use paybell_shared::queue::{Consumer, Delivery, Disposition, Tag};
 use paybell_shared::shutdown::Shutdown;
 use paybell_shared::telemetry::{
-    BATCH_DELIVERIES, CONSUME_PAUSES_TOTAL, EVENT_LAG_SECONDS, EVENTS_TOTAL, EVENTS_WOKEN_TOTAL, ORDER_TRANSITIONS_TOTAL,
-    OUTCOME, PSP, SEEN_TOTAL,
+    BATCH_DELIVERIES, CONSUME_PAUSES_TOTAL, EVENT_LAG_SECONDS, EVENTS_TOTAL, EVENTS_WOKEN_TOTAL, HINTS_TOTAL,
+    ORDER_TRANSITIONS_TOTAL, OUTCOME, PSP, SEEN_TOTAL,
 };
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -77,7 +77,17 @@ pub struct BatchLimits {
 struct Candidates {
     tags: Vec<Tag>,
     markers: Vec<Marker>,
+    accounts: Vec<AccountKey>,
     arrivals: Vec<Arrival>,
+}
+
+impl Candidates {
+    fn add(&mut self, tag: Tag, marker: Marker, account: AccountKey, arrival: Arrival) {
+        self.tags.push(tag);
+        self.markers.push(marker);
+        self.accounts.push(account);
+        self.arrivals.push(arrival);
+    }
 }
 
 /// Applies a batch of deliveries.
@@ -110,9 +120,8 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
         // Adapters never panic (invariant I7); if one does, it costs its own delivery and not the worker.
         match catch_unwind(AssertUnwindSafe(|| Arrival::of_webhook(&envelope, &account))) {
             Ok(arrival) => {
-                candidates.tags.push(tag);
-                candidates.markers.push(marker);
-                candidates.arrivals.push(arrival);
+                let account = AccountKey { psp: envelope.psp, account: envelope.account };
+                candidates.add(tag, marker, account, arrival);
             }
             Err(_) => settled.push((tag, Disposition::DeadLetter { reason: "translating it panicked".to_owned() })),
         }
@@ -120,7 +129,36 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
     metrics::counter!(SEEN_TOTAL, OUTCOME => "hit").increment(hits);
     metrics::counter!(SEEN_TOTAL, OUTCOME => "miss").increment(misses);
     pace.lap("translate");
+    settled.extend(ask_about(context, &mut candidates).await?);
     settled.extend(apply(context, &candidates).await?);
+    Ok(settled)
+}
+
+/// Has PSPs asked about the payments that webhooks gave reason to ask about; takes those out that were no more than hints,
+/// which have no key and no marker: the second one for a payment is as good as the first. Before anything is applied and
+/// marked, so that a failure here loses none.
+async fn ask_about(context: &Context, candidates: &mut Candidates) -> Result<Vec<(Tag, Disposition)>, StoreError> {
+    let mut payments = BTreeSet::new();
+    for (key, arrival) in candidates.accounts.iter().zip(&candidates.arrivals) {
+        // Nobody to ask: what the webhook itself says is all that will be known.
+        if !context.policy.first_look.contains_key(key) {
+            continue;
+        }
+        payments.extend(arrival.asks.iter().map(|payment_id| (key.clone(), payment_id.clone())));
+        metrics::counter!(HINTS_TOTAL, PSP => Arc::clone(&key.psp)).increment(arrival.asks.len() as u64);
+    }
+    if !payments.is_empty() {
+        context.store.ask_about(context.clock.now(), &payments).await?;
+    }
+    let all = std::mem::take(candidates);
+    let mut settled = Vec::new();
+    for (((tag, marker), account), arrival) in all.tags.into_iter().zip(all.markers).zip(all.accounts).zip(all.arrivals) {
+        if arrival.rows.is_empty() {
+            settled.push((tag, Disposition::Done));
+        } else {
+            candidates.add(tag, marker, account, arrival);
+        }
+    }
     Ok(settled)
 }
 
@@ -132,9 +170,6 @@ fn open(context: &Context, delivery: &Delivery) -> Result<(Envelope, Arc<Account
         Err(error @ EnvelopeError::Newer(_)) => return retry(error.to_string()),
         Err(error) => return Err(Disposition::DeadLetter { reason: error.to_string() }),
     };
-    if envelope.proof == Proof::Hint {
-        return retry("a hint, which this version cannot follow up: it is for newer workers".to_owned());
-    }
     let key = AccountKey { psp: Arc::clone(&envelope.psp), account: Arc::clone(&envelope.account) };
     match context.accounts.get(&key) {
         Some(account) => Ok((envelope, Arc::clone(account))),
@@ -145,7 +180,7 @@ fn open(context: &Context, delivery: &Delivery) -> Result<(Envelope, Arc<Account
 /// Applies candidates in one transaction. If the database refuses the data, halves them until the culprit stands alone,
 /// so that a poison event costs only itself.
 async fn apply(context: &Context, candidates: &Candidates) -> Result<Vec<(Tag, Disposition)>, StoreError> {
-    let Candidates { tags, markers, arrivals } = candidates;
+    let Candidates { tags, markers, arrivals, .. } = candidates;
     let mut settled = Vec::with_capacity(tags.len());
     let all = 0..arrivals.len();
     let mut parts = vec![all];

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::envelope::Envelope;
 use paybell_shared::event::{EventKey, PaymentEvent, Source};
-use paybell_shared::psp::{Account, TranslateError, Unread};
+use paybell_shared::psp::{Account, Proof, TranslateError, Unread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -16,6 +16,8 @@ pub struct Arrival {
     /// The exact bytes, kept for replay; `None` for answers of a PSP, whose facts are all that is kept.
     pub body: Option<Body>,
     pub rows: Vec<InboxRow>,
+    /// Payments that its PSP is to be asked about. If there are no rows, that is all: it was a hint.
+    pub asks: Vec<String>,
 }
 
 /// The exact bytes of a webhook and what is needed to translate them again.
@@ -97,7 +99,17 @@ impl Arrival {
     /// Translates a webhook. What is not understood becomes a row of its own, never nothing.
     #[must_use]
     pub fn of_webhook(envelope: &Envelope, account: &Account) -> Self {
-        let translated = account.psp.translate(envelope, account);
+        let asks = account.psp.hinted(envelope, account);
+        if envelope.proof == Proof::Hint
+            && let Ok(asks) = asks
+        {
+            return Self { body: None, rows: Vec::new(), asks };
+        }
+        let (asks, translated) = match asks {
+            Ok(asks) => (asks, account.psp.translate(envelope, account)),
+            Err(error) if envelope.proof == Proof::Hint => (Vec::new(), Err(error)),
+            Err(_) => (Vec::new(), account.psp.translate(envelope, account)),
+        };
         let rows = match translated {
             Ok(events) if events.is_empty() => {
                 vec![bare_row(envelope, account, Content::Ignored { reason: "carries no event".to_owned() })]
@@ -115,7 +127,7 @@ impl Arrival {
             headers: envelope.headers.clone(),
             bytes: envelope.body.clone(),
         };
-        Self { body: Some(body), rows }
+        Self { body: Some(body), rows, asks }
     }
 
     /// What a PSP's answer says; what of it is not understood is kept as a webhook's would be.
@@ -131,7 +143,7 @@ impl Arrival {
             source: Source::Reconciliation,
             content: not_a_fact(unread.error, account, None),
         });
-        Self { body: None, rows: facts.chain(unread).collect() }
+        Self { body: None, rows: facts.chain(unread).collect(), asks: Vec::new() }
     }
 }
 

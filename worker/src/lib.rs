@@ -3,11 +3,12 @@
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
 //! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
-//! Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door; [`replay`] translates kept
+//! Beside it: [`reconcile`] asks the PSP through [`transport`], with tokens that `access` keeps; [`api`] is the shop's door; [`replay`] translates kept
 //! webhooks again; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`]
 //! counts who waits too long; [`retention`] drops what is old; [`pulse`] says whether the database is there; [`pace`] where a
 //! batch's time goes; [`ids`] makes random ids.
 
+mod access;
 pub mod api;
 pub mod apply;
 pub mod change;

@@ -8,8 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use http::header::AUTHORIZATION;
+use http::{Request, Response, StatusCode};
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::PaymentEvent;
 use paybell_shared::psp::{Account, AskError, Asked, ReadError, Unread};
@@ -17,6 +20,7 @@ use paybell_shared::shutdown::Shutdown;
 use paybell_shared::telemetry::{OUTCOME, PSP, RECONCILE_LOOKS_TOTAL};
 use tokio::sync::Semaphore;
 
+use crate::access::{Access, AccessError};
 use crate::consume::Context;
 use crate::inbox::Arrival;
 use crate::order::{AccountKey, OrderStatus};
@@ -42,6 +46,7 @@ pub struct Reconciler {
     pub context: Arc<Context>,
     pub transport: Arc<dyn PspTransport>,
     permits: HashMap<AccountKey, Semaphore>,
+    access: Access,
 }
 
 /// What a step did.
@@ -61,6 +66,8 @@ enum LookError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Transport(#[from] TransportError),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("the answer goes on for more than {PAGES_MAX} pages")]
     Endless,
     #[error("the account is not configured")]
@@ -73,7 +80,8 @@ impl Reconciler {
     #[must_use]
     pub fn new(context: Arc<Context>, transport: Arc<dyn PspTransport>) -> Self {
         let permits = context.accounts.keys().map(|key| (key.clone(), Semaphore::new(CONCURRENT_PER_ACCOUNT))).collect();
-        Self { context, transport, permits }
+        let access = Access::new(context.accounts.keys());
+        Self { context, transport, permits, access }
     }
 }
 
@@ -183,7 +191,7 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookErro
         let response = {
             // Never closed, so that a permit always comes.
             let _permit = permits.acquire().await;
-            reconciler.transport.send(request).await?
+            send(reconciler, check, account, request).await?
         };
         let asked = Asked { payment_id: &check.payment_id, cursor: cursor.as_deref(), at, look_id: &look_id };
         // Adapters never panic (invariant I7); if one does, it costs its own look and not the worker.
@@ -197,6 +205,28 @@ async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookErro
         }
     }
     Err(LookError::Endless)
+}
+
+/// Sends a request, with a token where the PSP wants one. One that it does not take any more is renewed once.
+async fn send(
+    reconciler: &Reconciler,
+    check: &DueCheck,
+    account: &Account,
+    request: Request<Bytes>,
+) -> Result<Response<Bytes>, LookError> {
+    let Reconciler { context, transport, access, .. } = reconciler;
+    for is_last in [false, true] {
+        let now = context.clock.now();
+        let Some(credentials) = access.credentials(&check.account, account, &**transport, now).await? else { break };
+        let mut authorized = request.clone();
+        authorized.headers_mut().insert(AUTHORIZATION, credentials.clone());
+        let response = transport.send(authorized).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || is_last {
+            return Ok(response);
+        }
+        access.refused(&check.account, &credentials).await;
+    }
+    Ok(transport.send(request).await?)
 }
 
 /// What a look left.
@@ -243,8 +273,6 @@ mod tests {
     use std::path::PathBuf;
 
     use async_trait::async_trait;
-    use bytes::Bytes;
-    use http::{Request, Response};
     use paybell_shared::clock::ManualClock;
     use paybell_shared::event::Mode;
     use paybell_shared::psp::{self, Api, Keys};

@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use paybell_shared::clock::{Clock, SystemClock, Timestamp};
+use paybell_shared::config::Config;
 use paybell_shared::event::Mode;
 use paybell_shared::psp::{self, Account, Api, Keys, Proof, Psp, Rejection, Verified, WebhookRequest};
 use paybell_shared::secret::{Secret, SecretSource};
@@ -20,6 +21,8 @@ use crate::output::{self, Exit, Failure, Outcome};
 const TOLERANCE_S: u32 = 300;
 /// A webhook is smaller, by far; a mistaken path may not be.
 const BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A chain of certificates is a few kB.
+const PEM_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -32,7 +35,7 @@ pub struct Args {
     #[arg(required_unless_present = "vectors")]
     psp: Option<String>,
     /// A secret, tried in the order given: `env:NAME`, `file:PATH`, or the secret itself (which other users of the machine can see).
-    #[arg(long = "secret", value_name = "S", required_unless_present = "vectors")]
+    #[arg(long = "secret", value_name = "S")]
     secrets: Vec<String>,
     /// A header of the webhook, as `Name: value`.
     #[arg(long = "header", value_name = "K: V")]
@@ -43,6 +46,30 @@ pub struct Args {
     /// The URL as it is registered at the PSP, for PSPs that sign it.
     #[arg(long)]
     url: Option<String>,
+    /// How the PSP authenticates, where it has several ways; a wrong one lists them.
+    #[arg(long, value_name = "NAME")]
+    scheme: Option<String>,
+    /// The webhook's id at the PSP, for PSPs that sign it (PayPal).
+    #[arg(long, value_name = "ID")]
+    webhook_id: Option<String>,
+    /// The name of our key at the PSP, for PSPs that say whose signature it is (Braintree).
+    #[arg(long, value_name = "NAME")]
+    public_key: Option<String>,
+    /// The file with the certificate that the webhook names, in PEM (PayPal); nothing is fetched.
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// The file with a root to trust in place of the built-in one, in PEM: for tests.
+    #[arg(long, value_name = "FILE")]
+    trusted_root: Option<PathBuf>,
+    /// The token in the path, for PSPs that sign nothing: `env:NAME`, `file:PATH`, or the token itself.
+    #[arg(long, value_name = "T")]
+    token: Option<String>,
+    /// The configuration whose `[[psp]]` table says all of this; the account is named by --account.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["secrets", "scheme", "url", "webhook_id", "public_key", "trusted_root"])]
+    config: Option<PathBuf>,
+    /// The account in the configuration.
+    #[arg(long, value_name = "NAME", default_value = "default", requires = "config")]
+    account: String,
     /// Verify as if it were this Unix time, in seconds; default: now.
     #[arg(long, value_name = "UNIX")]
     at: Option<i64>,
@@ -50,7 +77,10 @@ pub struct Args {
     #[arg(long, value_name = "S", default_value_t = TOLERANCE_S)]
     tolerance: u32,
     /// Verify every vector of a file (a JSON array) instead, and print one JSON line each.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["psp", "secrets", "headers", "body", "url", "at"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "psp", "secrets", "headers", "body", "url", "at", "scheme", "webhook_id", "public_key", "certificate", "trusted_root", "token",
+        "config",
+    ])]
     vectors: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
@@ -87,28 +117,28 @@ pub fn run(args: Args) -> Outcome {
 
 fn one(args: Args) -> anyhow::Result<Exit> {
     // Clap has made sure of both.
-    let (psp, body) = args.psp.zip(args.body).context("a PSP and --body are needed")?;
+    let (psp, body) = args.psp.clone().zip(args.body.clone()).context("a PSP and --body are needed")?;
     let adapter = find(&psp)?;
-    let secrets = args
-        .secrets
-        .iter()
-        .enumerate()
-        .map(|(index, text)| Ok(SecretSource::parse(text).read(&format!("--secret {}", index + 1))?));
     let mut headers = HeaderMap::new();
     for header in &args.headers {
         let (name, value) = header.split_once(':').with_context(|| format!("--header {header:?} has no colon"))?;
         append(&mut headers, name, value)?;
     }
+    let keys = keys(&args, adapter)?;
+    let token = args.token.as_deref().map(|text| SecretSource::parse(text).read("--token")).transpose()?;
     let case = Case {
         adapter,
-        keys: Keys { secrets: secrets.collect::<anyhow::Result<_>>()?, tolerance_s: args.tolerance, ..Keys::default() },
+        mode: if keys.trusted_root.is_some() { Mode::Test } else { Mode::Live },
+        keys,
         headers,
         body: read_body(&body)?,
+        token: token.map(|token| token.expose().to_owned()),
+        certificate: args.certificate.as_deref().map(|path| read_pem(path, "--certificate")).transpose()?,
         at: args.at.map_or_else(|| SystemClock.now(), Timestamp::from_seconds),
     };
     case.check()?;
     let result = case.verify();
-    let report = Report { hints: case.hints(&result), ..Report::of(&result) };
+    let report = Report { hints: case.hints(&result), ..case.report(&result) };
     if args.json {
         output::json(&report);
     } else {
@@ -123,6 +153,52 @@ fn one(args: Args) -> anyhow::Result<Exit> {
         }
     }
     Ok(if report.verdict == Verdict::Valid { Exit::Yes } else { Exit::No })
+}
+
+/// What the account's table says, or the options that stand for it.
+fn keys(args: &Args, adapter: &'static dyn Psp) -> anyhow::Result<Keys> {
+    if let Some(path) = &args.config {
+        let config = Config::load(Some(path))?;
+        let configured = config.account(adapter.id(), &args.account);
+        let configured =
+            configured.with_context(|| format!("{} has no account {}/{}", path.display(), adapter.id(), args.account))?;
+        return Ok(configured.account.keys.clone());
+    }
+    let secrets = args
+        .secrets
+        .iter()
+        .enumerate()
+        .map(|(index, text)| Ok(SecretSource::parse(text).read(&format!("--secret {}", index + 1))?));
+    Ok(Keys {
+        secrets: secrets.collect::<anyhow::Result<_>>()?,
+        tolerance_s: args.tolerance,
+        scheme: scheme(adapter, args.scheme.as_deref())?,
+        url: args.url.clone(),
+        webhook_id: args.webhook_id.clone(),
+        public_key: args.public_key.clone(),
+        trusted_root: args.trusted_root.as_deref().map(|path| read_pem(path, "--trusted-root")).transpose()?,
+        generic: None,
+    })
+}
+
+fn scheme(adapter: &'static dyn Psp, name: Option<&str>) -> anyhow::Result<&'static str> {
+    let schemes = adapter.profile().schemes;
+    let Some(name) = name else { return Ok(schemes.first().map_or("", |scheme| scheme.name)) };
+    let found = adapter.profile().scheme(name).map(|scheme| scheme.name);
+    found.with_context(|| {
+        let known: Vec<&str> = schemes.iter().map(|scheme| scheme.name).collect();
+        format!("--scheme {name:?} is none of {}: {}", adapter.id(), known.join(", "))
+    })
+}
+
+fn read_pem(path: &Path, option: &str) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).with_context(|| format!("{option} {} cannot be read", path.display()))?;
+    file.take(PEM_BYTES_MAX).read_to_string(&mut text).with_context(|| format!("{option} {} is no text", path.display()))?;
+    if !text.contains("-----BEGIN CERTIFICATE-----") {
+        bail!("{option} {} holds no certificate in PEM", path.display());
+    }
+    Ok(text)
 }
 
 fn find(psp: &str) -> anyhow::Result<&'static dyn Psp> {
@@ -163,6 +239,10 @@ struct Case {
     keys: Keys,
     headers: HeaderMap,
     body: Vec<u8>,
+    token: Option<String>,
+    /// In PEM.
+    certificate: Option<String>,
+    mode: Mode,
     at: Timestamp,
 }
 
@@ -173,7 +253,7 @@ impl Case {
             psp: self.adapter,
             psp_id: self.adapter.id().into(),
             name: "default".into(),
-            mode: Mode::Test,
+            mode: self.mode,
             keys: self.keys.clone(),
             api: Api::default(),
             order_reference: None,
@@ -187,8 +267,32 @@ impl Case {
     }
 
     fn verify_bytes(&self, body: &[u8]) -> Result<Verified, Rejection> {
-        let request = WebhookRequest { headers: &self.headers, body, token: None, certificate: None };
+        let request = WebhookRequest {
+            headers: &self.headers,
+            body,
+            token: self.token.as_deref(),
+            certificate: self.certificate.as_ref().map(String::as_bytes),
+        };
         self.adapter.verify(&request, &self.keys, self.at)
+    }
+
+    fn report(&self, result: &Result<Verified, Rejection>) -> Report {
+        let signs_nothing = self.adapter.profile().scheme(self.keys.scheme).is_some_and(|scheme| scheme.token_in_path);
+        let (verdict, reason) = match result {
+            Ok(_) if signs_nothing => (Verdict::Unsigned, "the PSP signs nothing: only asking it proves anything".to_owned()),
+            Ok(verified) => {
+                let how = match verified.proof() {
+                    Proof::Proven => format!("signed with {}", verified.secret_name()),
+                    Proof::Hint => format!(
+                        "authentic by {}, which does not cover the body: a hint, so the PSP is asked",
+                        verified.secret_name()
+                    ),
+                };
+                (Verdict::Valid, format!("{how}, webhook {}", verified.webhook_id()))
+            }
+            Err(rejection) => (Verdict::Invalid, rejection.to_string()),
+        };
+        Report { id: None, verdict, reason, hints: Vec::new() }
     }
 
     /// What a person would try next, tried for them.
@@ -238,19 +342,6 @@ impl Case {
     }
 }
 
-impl Report {
-    fn of(result: &Result<Verified, Rejection>) -> Self {
-        let (verdict, reason) = match result {
-            Ok(verified) if verified.proof() == Proof::Proven => {
-                (Verdict::Valid, format!("signed with {}, webhook {}", verified.secret_name(), verified.webhook_id()))
-            }
-            Ok(_) => (Verdict::Unsigned, "the PSP signs nothing that covers the body: only asking it proves anything".to_owned()),
-            Err(rejection) => (Verdict::Invalid, rejection.to_string()),
-        };
-        Self { id: None, verdict, reason, hints: Vec::new() }
-    }
-}
-
 /// A vector's inputs. What it expects, and what an SDK said, is not read.
 #[derive(Debug, Deserialize)]
 struct Vector {
@@ -262,6 +353,14 @@ struct Vector {
     headers: serde_json::Map<String, Value>,
     body: Option<String>,
     body_base64: Option<String>,
+    scheme: Option<String>,
+    url: Option<String>,
+    webhook_id: Option<String>,
+    cert_pem: Option<String>,
+    trusted_root_pem: Option<String>,
+    public_key: Option<String>,
+    query: Option<Value>,
+    response_body: Option<String>,
     verify_at: Option<i64>,
     tolerance_seconds: Option<u32>,
 }
@@ -271,32 +370,47 @@ fn vectors(path: &Path) -> anyhow::Result<Exit> {
     let vectors: Vec<Vector> =
         serde_json::from_slice(&text).with_context(|| format!("{} is no file of vectors", path.display()))?;
     // All are read before the first is printed: a bad file has no half answer.
-    let cases: Vec<(String, String, anyhow::Result<Option<Case>>)> =
-        vectors.into_iter().map(|vector| (vector.id.clone(), vector.psp.clone(), vector.case())).collect();
+    let cases: Vec<(String, String, anyhow::Result<Judged>)> =
+        vectors.into_iter().map(|vector| (vector.id.clone(), vector.psp.clone(), vector.judged())).collect();
     for (id, psp, case) in cases {
         let report = match case.with_context(|| format!("the vector {id}"))? {
-            Some(case) => Report::of(&case.verify()),
-            None => Report {
-                id: None,
-                verdict: Verdict::Invalid,
-                reason: format!("no adapter for {psp}: nothing of it would be accepted"),
-                hints: Vec::new(),
-            },
+            Judged::Webhook(case) => case.report(&case.verify()),
+            Judged::Challenge { answer, expected } => challenge_report(answer.as_deref(), expected.as_deref()),
+            Judged::NoAdapter => invalid(format!("no adapter for {psp}: nothing of it would be accepted")),
         };
         output::json(&Report { id: Some(id), ..report });
     }
     Ok(Exit::Yes)
 }
 
+/// What a vector holds.
+enum Judged {
+    Webhook(Box<Case>),
+    /// A GET by which the PSP tries the endpoint: what it hears, and what it wants to hear.
+    Challenge {
+        answer: Option<String>,
+        expected: Option<String>,
+    },
+    NoAdapter,
+}
+
+const fn invalid(reason: String) -> Report {
+    Report { id: None, verdict: Verdict::Invalid, reason, hints: Vec::new() }
+}
+
+fn challenge_report(answer: Option<&str>, expected: Option<&str>) -> Report {
+    match answer {
+        Some(answer) if Some(answer) == expected => {
+            Report { verdict: Verdict::Valid, ..invalid("the challenge is answered as the PSP wants it".to_owned()) }
+        }
+        Some(_) => invalid("the challenge is answered, but not as the PSP wants it: is it another key?".to_owned()),
+        None => invalid("this is no challenge of the PSP".to_owned()),
+    }
+}
+
 impl Vector {
-    /// `None`: the PSP has no adapter.
-    fn case(self) -> anyhow::Result<Option<Case>> {
-        let Some(adapter) = psp::find(&self.psp) else { return Ok(None) };
-        let body = match (self.body_base64, self.body) {
-            (Some(encoded), _) => STANDARD.decode(encoded).context("body_base64 is not Base64")?,
-            (None, Some(text)) => text.into_bytes(),
-            (None, None) => Vec::new(),
-        };
+    fn judged(self) -> anyhow::Result<Judged> {
+        let Some(adapter) = psp::find(&self.psp) else { return Ok(Judged::NoAdapter) };
         let mut headers = HeaderMap::new();
         for (name, value) in &self.headers {
             match value {
@@ -310,16 +424,53 @@ impl Vector {
             }
         }
         let secrets = self.secrets.iter().enumerate();
-        let secrets = secrets.map(|(index, secret)| Secret::new(format!("secrets[{index}]"), secret.as_str())).collect();
-        Ok(Some(Case {
+        let mut keys = Keys {
+            secrets: secrets.map(|(index, secret)| Secret::new(format!("secrets[{index}]"), secret.as_str())).collect(),
+            tolerance_s: self.tolerance_seconds.unwrap_or(TOLERANCE_S),
+            // A scheme's name that is none of the adapter's is the file's own word for the only one that there is.
+            scheme: self.scheme.and_then(|name| adapter.profile().scheme(&name)).map_or("", |scheme| scheme.name),
+            url: self.url,
+            webhook_id: self.webhook_id,
+            public_key: self.public_key,
+            trusted_root: self.trusted_root_pem,
+            generic: None,
+        };
+        if keys.scheme.is_empty() {
+            keys.scheme = scheme(adapter, None)?;
+        }
+        if let Some(query) = self.query {
+            let pairs: Vec<String> = match query {
+                Value::String(query) => vec![query],
+                Value::Object(members) => {
+                    members.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect()
+                }
+                _ => bail!("the query is neither a text nor an object"),
+            };
+            return Ok(Judged::Challenge { answer: adapter.challenge(&pairs.join("&"), &keys), expected: self.response_body });
+        }
+        let body = match (self.body_base64, self.body) {
+            (Some(encoded), _) => STANDARD.decode(encoded).context("body_base64 is not Base64")?,
+            (None, Some(text)) => text.into_bytes(),
+            (None, None) => Vec::new(),
+        };
+        // Where the PSP signs nothing, a vector has no token; which one it is says nothing about the webhook.
+        let token = adapter.profile().scheme(keys.scheme).filter(|scheme| scheme.token_in_path).map(|_| ANY_TOKEN.to_owned());
+        keys.secrets.extend(token.iter().map(|token| Secret::new("token", token.as_str())));
+        Ok(Judged::Webhook(Box::new(Case {
             adapter,
-            keys: Keys { secrets, tolerance_s: self.tolerance_seconds.unwrap_or(TOLERANCE_S), ..Keys::default() },
+            keys,
             headers,
             body,
+            token,
+            certificate: self.cert_pem,
+            mode: Mode::Test,
             at: self.verify_at.map_or_else(|| SystemClock.now(), Timestamp::from_seconds),
-        }))
+        })))
     }
 }
+
+/// Stands for the token in the path.
+const ANY_TOKEN: &str = "any-token-will-do-for-vectors";
 
 #[cfg(test)]
 mod tests {
@@ -340,6 +491,9 @@ mod tests {
             },
             headers,
             body: body.to_vec(),
+            token: None,
+            certificate: None,
+            mode: Mode::Test,
             at: Timestamp::from_seconds(1_790_000_010),
         }
     }
@@ -351,7 +505,7 @@ mod tests {
     fn says_which_secret_matched() {
         let case = case(SIGNED, SIGNED);
         let result = case.verify();
-        assert_eq!(Report::of(&result).verdict, Verdict::Valid);
+        assert_eq!(case.report(&result).verdict, Verdict::Valid);
         assert_eq!(case.hints(&result), ["two matched"]);
     }
 
@@ -382,9 +536,11 @@ mod tests {
             }))
             .unwrap()
         };
-        let case = vector(serde_json::json!({ "Stripe-Signature": header })).case().unwrap().unwrap();
-        assert_eq!(Report::of(&case.verify()).verdict, Verdict::Valid);
-        let twice = vector(serde_json::json!({ "Stripe-Signature": [header, header] })).case().unwrap().unwrap();
-        assert_eq!(Report::of(&twice.verify()).verdict, Verdict::Invalid);
+        let verdict = |headers| {
+            let Judged::Webhook(case) = vector(headers).judged().unwrap() else { panic!("a webhook") };
+            case.report(&case.verify()).verdict
+        };
+        assert_eq!(verdict(serde_json::json!({ "Stripe-Signature": header })), Verdict::Valid);
+        assert_eq!(verdict(serde_json::json!({ "Stripe-Signature": [header, header] })), Verdict::Invalid);
     }
 }

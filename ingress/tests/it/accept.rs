@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::StatusCode;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::config::ConfiguredAccount;
 use paybell_shared::envelope::Envelope;
 use paybell_shared::event::PaymentEvent;
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
-    Account, Acknowledgement, Answer, AskError, Asked, EndpointList, Keys, Profile, Psp, ReadError, Rejection, SettingError,
-    TranslateError, Verified, WebhookRequest,
+    Account, Acknowledgement, Keys, Profile, Psp, Rejection, SettingError, TranslateError, Verified, WebhookRequest,
 };
 
 use crate::support::{BODY, BODY_BYTES_MAX, NOW_S, Rig, SECRET, SHOP_SECRET, genuine, request, signature, signed};
@@ -165,29 +163,5 @@ impl Psp for PeculiarPsp {
 
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
         Stripe.translate(envelope, account)
-    }
-
-    fn status_request(&self, _: &str, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_status(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        Err(ReadError::NotFound)
-    }
-
-    fn events_request(&self, _: Timestamp, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_events(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        Err(ReadError::NotFound)
-    }
-
-    fn endpoints_request(&self, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_endpoints(&self, _: &Response<Bytes>) -> Result<EndpointList, ReadError> {
-        Err(ReadError::NotFound)
     }
 }

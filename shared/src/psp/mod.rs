@@ -84,13 +84,14 @@ pub trait Psp: Send + Sync {
         Ok(None)
     }
 
-    /// Of a webhook whose proof is a [`Proof::Hint`]: the payments to ask about, by the ids that
-    /// [`Psp::status_request`] takes, each of them within the PSP's grammar.
+    /// The payments that a webhook gives reason to ask about, by the ids that [`Psp::status_request`] takes, each of them
+    /// within the PSP's grammar. Of a [`Proof::Hint`] it is all that counts; of a proven webhook it is asked beside
+    /// [`Psp::translate`], for those that say less than an order needs.
     ///
     /// # Errors
     /// As [`Psp::translate`], which is not called for a hint.
     fn hinted(&self, _envelope: &Envelope, _account: &Account) -> Result<Vec<String>, TranslateError> {
-        Err(TranslateError::Ignored("this PSP's webhooks are proven, not hints".to_owned()))
+        Ok(Vec::new())
     }
 
     /// What the webhook says.

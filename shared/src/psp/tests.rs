@@ -159,6 +159,8 @@ fn every_adapter_is_found_by_an_id_of_its_own() {
         assert_eq!(find(psp.id()).unwrap().id(), psp.id());
         let profile = psp.profile();
         assert!(profile.translate_headers.iter().all(|name| *name == name.to_ascii_lowercase()), "{}", psp.id());
+        assert!(!profile.schemes.is_empty(), "{}", psp.id());
+        assert!(profile.sources.iter().all(|network| network.parse::<ipnet::IpNet>().is_ok()), "{}", psp.id());
         assert!(profile.mapping_version >= 1 && profile.retry_window > profile.timeout, "{}", psp.id());
     }
     assert!(find("unheard-of").is_none());
@@ -189,12 +191,13 @@ fn every_vector_has_its_verdict() {
         keys.public_key = text("public_key");
         keys.trusted_root = text("trusted_root_pem");
         tried.insert(psp.id());
-        if let Some(query) = text("query") {
-            assert_eq!(psp.challenge(&query, &keys), text("response_body"), "{id}");
+        if let Some(query) = vector["query"].as_object() {
+            let pairs: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", value.as_str().unwrap())).collect();
+            assert_eq!(psp.challenge(&pairs.join("&"), &keys), text("response_body"), "{id}");
             continue;
         }
         let body = STANDARD.decode(vector["body_base64"].as_str().unwrap()).unwrap();
-        let now = Timestamp::from_seconds(vector["verify_at"].as_i64().unwrap());
+        let now = Timestamp::from_seconds(vector["verify_at"].as_i64().unwrap_or(NOW_S));
         let certificate = text("cert_pem");
         // Where nothing is signed, the token in the path is all that there is.
         let token = psp.profile().scheme(keys.scheme).filter(|scheme| scheme.token_in_path).map(|_| "token");

@@ -80,7 +80,7 @@ pub async fn measure(url: &str, work: Work) -> anyhow::Result<Duration> {
 async fn apply(mut connection: PgConnection, work: Arc<Work>, next: Arc<AtomicUsize>) -> anyhow::Result<()> {
     while let Some(message) = work.messages.get(next.fetch_add(1, Ordering::Relaxed)) {
         let envelope = Envelope::try_from(message.clone())?;
-        let Arrival { body, rows } = Arrival::of_webhook(&envelope, &work.account);
+        let Arrival { body, rows, .. } = Arrival::of_webhook(&envelope, &work.account);
         for row in rows {
             transact(&mut connection, &work, row, body.as_ref()).await?;
         }

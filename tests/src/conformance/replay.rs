@@ -17,7 +17,7 @@ use paybell_shared::envelope::Envelope;
 use paybell_shared::event::{EventKey, Mode, PaymentEvent, PaymentState};
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
-    Account, Answer, Api, AskError, Asked, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, SettingError,
+    Account, Answer, Api, AskError, Asked, Capture, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
     TranslateError, Verified, WebhookRequest,
 };
 use paybell_worker::consume::Context;
@@ -119,6 +119,8 @@ struct Mapping {
     read: fn(Told) -> Says,
 }
 
+const SCHEMES: &[Scheme] = &[Scheme::signed("a test's")];
+
 const fn profile(mapping_version: u32) -> Profile {
     Profile {
         name: "a test's",
@@ -127,8 +129,9 @@ const fn profile(mapping_version: u32) -> Profile {
         retry_window: Duration::from_secs(1),
         usual_delay: Duration::from_mins(1),
         mapping_version,
-        proof: Proof::Proven,
+        schemes: SCHEMES,
         can: paybell_shared::psp::Abilities { payment_status: false, event_list: false, endpoint_list: false },
+        sources: &[],
     }
 }
 
@@ -170,22 +173,6 @@ impl Psp for Mapping {
     }
 
     fn read_status(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        Err(ReadError::NotFound)
-    }
-
-    fn events_request(&self, _: Timestamp, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_events(&self, _: &Asked<'_>, _: &Response<Bytes>, _: &Account) -> Result<Answer, ReadError> {
-        Err(ReadError::NotFound)
-    }
-
-    fn endpoints_request(&self, _: Option<&str>, _: &Account) -> Result<Request<Bytes>, AskError> {
-        Err(AskError::Unsupported)
-    }
-
-    fn read_endpoints(&self, _: &Response<Bytes>) -> Result<EndpointList, ReadError> {
         Err(ReadError::NotFound)
     }
 }

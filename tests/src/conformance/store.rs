@@ -57,7 +57,7 @@ macro_rules! store_suite {
             a_nul_inside_facts_is_kept,
             a_lease_is_held_by_one,
             an_expired_lease_returns_and_its_holder_ends_nothing,
-            a_hint_during_a_look_keeps_the_payment_due,
+            a_hint_is_one_question_and_not_too_soon,
             a_first_look_is_planned_once,
             what_is_told_is_what_was_committed,
             an_orders_changes_are_told_one_after_the_other,
@@ -637,7 +637,7 @@ pub async fn what_a_crash_left_parked_is_found_and_woken(bench: &Bench) {
 #[must_use]
 pub fn received(event: &PaymentEvent, at: Timestamp) -> Arrival {
     let body = Some(Body { received_at: at, ..body(b"{}") });
-    Arrival { body, rows: vec![InboxRow { received_at: at, ..row(event) }] }
+    Arrival { body, rows: vec![InboxRow { received_at: at, ..row(event) }], asks: Vec::new() }
 }
 
 pub async fn old_bodies_go_and_keys_stay(bench: &Bench) {
@@ -839,17 +839,31 @@ pub async fn an_expired_lease_returns_and_its_holder_ends_nothing(bench: &Bench)
     assert_eq!(bench.texts("SELECT last_result FROM checks").await, ["done"]);
 }
 
-pub async fn a_hint_during_a_look_keeps_the_payment_due(bench: &Bench) {
+/// Any number of hints about a payment, known or not, is one outstanding question; one that comes during a look is not
+/// answered by it, and is not asked within two seconds of it.
+pub async fn a_hint_is_one_question_and_not_too_soon(bench: &Bench) {
     bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
-    let due = NOW.plus(FIRST_LOOK);
+    let hinted = BTreeSet::from([(account(), "pi_1".to_owned()), (account(), "pi_unheard".to_owned())]);
     let lease = async |now| bench.store.lease_checks(now, LEASE, bench.ids.next(), 10).await.unwrap();
-    let check = lease(due).await.remove(0);
-    bench.execute("UPDATE checks SET hint_seq = hint_seq + 1").await;
-    bench.store.finish_check(&check, Some(due.plus(LEASE)), "unchanged").await.unwrap();
-    let again = lease(due).await.remove(0);
-    assert_eq!((again.hint_seq, again.looks), (1, 1));
-    bench.store.finish_check(&again, None, "done").await.unwrap();
-    assert_eq!(lease(due.plus(LEASE)).await, []);
+    assert_eq!(lease(NOW).await, []);
+    for _ in 0..3 {
+        bench.store.ask_about(NOW, &hinted).await.unwrap();
+    }
+    let due = lease(NOW).await;
+    assert_eq!(due.iter().map(payment_id).collect::<Vec<_>>(), ["pi_1", "pi_unheard"]);
+    assert_eq!(due.iter().map(|check| check.hint_seq).collect::<Vec<_>>(), [3, 3]);
+    assert_eq!(due[1].order_status, None, "nothing is known of it yet");
+    // While the look at the first is under way.
+    bench.store.ask_about(NOW, &BTreeSet::from([(account(), "pi_1".to_owned())])).await.unwrap();
+    for check in &due {
+        bench.store.finish_check(check, None, "same").await.unwrap();
+    }
+    let soon = NOW.plus(Duration::from_secs(2));
+    assert_eq!(lease(soon.minus(Duration::from_millis(1))).await, []);
+    let again = lease(soon).await;
+    assert_eq!(again.iter().map(|check| (payment_id(check), check.hint_seq)).collect::<Vec<_>>(), [("pi_1".to_owned(), 4)]);
+    bench.store.finish_check(&again[0], None, "done").await.unwrap();
+    assert_eq!(lease(soon.plus(LEASE)).await, []);
 }
 
 pub async fn a_first_look_is_planned_once(bench: &Bench) {
@@ -1282,7 +1296,7 @@ pub fn row(event: &PaymentEvent) -> InboxRow {
 
 #[must_use]
 pub fn arrival(event: &PaymentEvent) -> Arrival {
-    Arrival { body: None, rows: vec![row(event)] }
+    Arrival { body: None, rows: vec![row(event)], asks: Vec::new() }
 }
 
 #[must_use]
@@ -1295,7 +1309,7 @@ pub fn arrivals(events: &[PaymentEvent]) -> Vec<Arrival> {
 pub fn ignored(id: &str) -> Arrival {
     let content = Content::Ignored { reason: "not a payment".to_owned() };
     let bare = row(&captured(id, "pi_1", None, 1));
-    Arrival { body: None, rows: vec![InboxRow { facts_sha256: [0; 32], content, ..bare }] }
+    Arrival { body: None, rows: vec![InboxRow { facts_sha256: [0; 32], content, ..bare }], asks: Vec::new() }
 }
 
 #[must_use]

@@ -83,6 +83,13 @@ pub trait Store: Send + Sync {
     /// The database does not answer.
     async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError>;
 
+    /// Makes payments due now, but not within two seconds of their last look; those that are not known yet too. A look that
+    /// is under way does not answer this.
+    ///
+    /// # Errors
+    /// The database does not answer: nothing was done.
+    async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError>;
+
     /// Leases the payments that are due, oldest first, committing the lease: whoever dies with one loses it at
     /// `now + lease`. A payment with a live lease is not due.
     ///

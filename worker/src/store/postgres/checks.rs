@@ -1,5 +1,6 @@
 //! Leasing the payments that are due, and ending a look at one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::errors::classify;
+use super::write;
 use crate::order::AccountKey;
 use crate::store::{DueCheck, StoreError, rows};
 
@@ -43,6 +45,24 @@ const FINISH: &str = "\
         last_result = $6,
         next_check_at = CASE WHEN hint_seq > $7 THEN next_check_at ELSE $5 END
     WHERE psp = $1 AND account = $2 AND payment_id = $3 AND lease_token = $4";
+
+/// One statement, and so one transaction; sorted by key, as every writer of these rows goes.
+pub(super) async fn ask_about(
+    connection: &mut PgConnection,
+    now: Timestamp,
+    payments: &BTreeSet<(AccountKey, String)>,
+) -> Result<(), StoreError> {
+    let column = |of: fn(&(AccountKey, String)) -> &str| payments.iter().map(of).collect::<Vec<_>>();
+    sqlx::query(write::ASK_ABOUT)
+        .bind(column(|(key, _)| &key.psp))
+        .bind(column(|(key, _)| &key.account))
+        .bind(column(|(_, payment_id)| payment_id))
+        .bind(vec![OffsetDateTime::from(now); payments.len()])
+        .execute(connection)
+        .await
+        .map_err(classify)?;
+    Ok(())
+}
 
 pub(super) async fn lease(
     connection: &mut PgConnection,

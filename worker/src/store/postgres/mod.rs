@@ -17,6 +17,7 @@ mod stream;
 mod transaction;
 mod write;
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ use super::{
     NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody,
     StoredOrder, Work,
 };
-use crate::order::OrderStatus;
+use crate::order::{AccountKey, OrderStatus};
 
 /// Four connections saturate the measured server in batches; the rest is for the API and the checks. Twelve workers stay
 /// below PostgreSQL's default of 100 connections.
@@ -176,6 +177,10 @@ impl Store for Postgres {
 
     async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
         self.read(async |connection| read::hours(connection, since, until).await).await
+    }
+
+    async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError> {
+        self.read(async |connection| checks::ask_about(connection, now, payments).await).await
     }
 
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {

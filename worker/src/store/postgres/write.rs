@@ -122,15 +122,18 @@ const INSERT_CHECKS: &str = "\
     ORDER BY psp, account, payment_id
     ON CONFLICT DO NOTHING";
 
-/// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
-const ASK_ABOUT: &str = "\
+/// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look; for
+/// the one under way, what was due is being answered.
+pub(super) const ASK_ABOUT: &str = "\
     INSERT INTO checks AS c (psp, account, payment_id, next_check_at, hint_seq)
     SELECT psp, account, payment_id, next_check_at, 1
     FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, next_check_at)
     ORDER BY psp, account, payment_id
     ON CONFLICT (psp, account, payment_id) DO UPDATE SET
         hint_seq = c.hint_seq + 1,
-        next_check_at = LEAST(c.next_check_at, GREATEST(excluded.next_check_at, c.last_checked_at + interval '2 seconds'))";
+        next_check_at = LEAST(
+            CASE WHEN c.lease_token IS NULL THEN c.next_check_at END,
+            GREATEST(excluded.next_check_at, c.last_checked_at + interval '2 seconds'))";
 
 const ADD_TO_BOOKS: &str = "\
     INSERT INTO books (psp, account, hour, outcome, count)

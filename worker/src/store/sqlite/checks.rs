@@ -1,5 +1,6 @@
 //! Leasing the payments that are due, and ending a look at one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,22 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 use uuid::Uuid;
 
-use super::classify;
+use super::{classify, write};
 use crate::order::AccountKey;
 use crate::store::{DueCheck, StoreError, rows};
+
+pub(super) async fn ask_about(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    payments: &BTreeSet<(AccountKey, String)>,
+) -> Result<(), StoreError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
+    for (account, payment_id) in payments {
+        let check = sqlx::query(write::ASK_ABOUT).bind(&*account.psp).bind(&*account.account).bind(payment_id);
+        check.bind(now.millis()).execute(&mut *transaction).await.map_err(classify)?;
+    }
+    transaction.commit().await.map_err(classify)
+}
 
 pub(super) async fn lease(
     connection: &mut SqliteConnection,

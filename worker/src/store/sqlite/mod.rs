@@ -13,6 +13,7 @@ mod retention;
 mod stream;
 mod write;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use super::{
     StoredBody, StoredOrder, WAKING_MAX, Wanted, Work,
 };
 use crate::apply::{plan, wanted};
-use crate::order::OrderStatus;
+use crate::order::{AccountKey, OrderStatus};
 
 /// Waiting for another process (an operator's command) that writes to the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -183,6 +184,10 @@ impl Store for Sqlite {
 
     async fn hours(&self, since: Timestamp, until: Timestamp) -> Result<Vec<HourTotal>, StoreError> {
         read::hours(&mut *self.readers.acquire().await.map_err(classify)?, since, until).await
+    }
+
+    async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError> {
+        checks::ask_about(&mut *self.writer.acquire().await.map_err(classify)?, now, payments).await
     }
 
     async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {

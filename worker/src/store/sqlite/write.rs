@@ -18,12 +18,12 @@ const INSERT_CHECK: &str =
     "INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
 
 /// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
-const ASK_ABOUT: &str = "\
+pub(super) const ASK_ABOUT: &str = "\
     INSERT INTO checks (psp, account, payment_id, next_check_at, hint_seq) VALUES (?1, ?2, ?3, ?4, 1)
     ON CONFLICT (psp, account, payment_id) DO UPDATE SET
         hint_seq = hint_seq + 1,
         next_check_at = min(
-            coalesce(next_check_at, 9223372036854775807),
+            coalesce(CASE WHEN lease_token IS NULL THEN next_check_at END, 9223372036854775807),
             max(excluded.next_check_at, coalesce(last_checked_at, 0) + 2000))";
 
 pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Result<(), StoreError> {
