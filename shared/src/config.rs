@@ -892,6 +892,8 @@ mod tests {
         ] {
             check(&format!("{STRIPE}{extra}"), &["psp[0].", named]);
         }
+        let capture = |extra: &str| parse(&format!("{STRIPE}{extra}"), &[]).unwrap().accounts[0].account.capture;
+        assert_eq!((capture(""), capture("capture = 'automatic'")), (psp::Capture::Manual, psp::Capture::Automatic));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use paybell::simulator::stripe::Situation;
-use paybell::simulator::{SimulatedPsp, Webhook};
+use paybell::simulator::stripe::Stripe;
+use paybell::simulator::{Dialect as _, Settings, Situation, Webhook};
 use paybell_shared::clock::{Clock, SystemClock};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
@@ -44,11 +44,11 @@ pub fn webhook(event_type: &str, order_id: &str) -> Webhook {
         currency: "EUR",
         part: None,
         ending: None,
-        livemode: false,
+        live: false,
         at: SystemClock.now().seconds(),
         salt: SALT.fetch_add(1, Ordering::Relaxed),
     };
-    SimulatedPsp::Stripe.staged(event_type, &situation).unwrap_or_else(|| panic!("Stripe has no event {event_type}"))
+    Stripe.staged(event_type, &situation).unwrap_or_else(|| panic!("Stripe has no event {event_type}"))
 }
 
 /// Talks to running services.
@@ -83,7 +83,8 @@ impl Shop {
     /// The secret cannot sign.
     pub async fn send_signed(&self, webhook: &Webhook, secret: &str, at: i64, body: Bytes) -> Option<StatusCode> {
         let mut request = self.http.post(format!("{}/webhooks/stripe", self.webhooks)).body(body);
-        for (name, value) in SimulatedPsp::Stripe.sign(secret, webhook, at).expect("a Stripe secret signs") {
+        let settings = Settings { secret: secret.to_owned(), ..Settings::default() };
+        for (name, value) in Stripe.sign(&settings, webhook, at).expect("a Stripe secret signs").headers {
             request = request.header(name, value);
         }
         Some(request.send().await.ok()?.status())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use paybell::simulator::{SimulatedPsp, Webhook};
+use paybell::simulator::{self, Dialect as _, Settings, Webhook};
 use paybell_shared::clock::{Clock, SystemClock, Timestamp};
 use paybell_shared::config::Config;
 use paybell_shared::envelope::Envelope;
@@ -101,7 +101,9 @@ pub async fn register(context: &Context, account: &Account, order_id: &str, paym
 pub fn message(account: &Account, webhook: &Webhook) -> Message {
     let now = SystemClock.now();
     let mut headers = HeaderMap::new();
-    for (name, value) in SimulatedPsp::Stripe.sign(STRIPE_SECRET, webhook, now.seconds()).expect("a Stripe secret signs") {
+    let settings = Settings { secret: STRIPE_SECRET.to_owned(), ..Settings::default() };
+    let call = simulator::stripe::Stripe.sign(&settings, webhook, now.seconds()).expect("a Stripe secret signs");
+    for (name, value) in call.headers {
         headers.insert(name, HeaderValue::try_from(value).expect("a header"));
     }
     let request = WebhookRequest { headers: &headers, body: &webhook.body, token: None, certificate: None };

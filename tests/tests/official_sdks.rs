@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use paybell::simulator::stripe::Situation;
-use paybell::simulator::{SimulatedPsp, Webhook};
+use paybell::simulator::standard_webhooks::StandardWebhooks;
+use paybell::simulator::stripe::Stripe;
+use paybell::simulator::{Dialect, Situation, Webhook};
 use paybell_shared::clock::{Clock as _, SystemClock};
 use paybell_tests::receiver::Receiver;
 use paybell_tests::servers::process::Service;
@@ -28,9 +29,9 @@ const STANDARD_SECRET: &str = "whsec_dGhlLXRlc3RzLW93bi1zZWNyZXQtMDEy";
 /// Beyond the tolerance of 300 s, however slow the test.
 const STALE_S: i64 = 400;
 
-const SDKS: [(SimulatedPsp, &str, &str, &str); 2] = [
-    (SimulatedPsp::Stripe, "stripe", STRIPE_SECRET, "payment_intent.succeeded"),
-    (SimulatedPsp::StandardWebhooks, "standardwebhooks", STANDARD_SECRET, "payment.captured"),
+const SDKS: [(&dyn Dialect, &str, &str, &str); 2] = [
+    (&Stripe, "stripe", STRIPE_SECRET, "payment_intent.succeeded"),
+    (&StandardWebhooks, "standardwebhooks", STANDARD_SECRET, "payment.captured"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,8 +105,8 @@ async fn the_official_sdk_accepts_a_notification_by_each_secret_and_nothing_alte
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-fn webhook(psp: SimulatedPsp, event_type: &str, order_id: &str, at: i64) -> Webhook {
-    let situation = Situation { order_id, amount: 4999, currency: "EUR", part: None, ending: None, livemode: false, at, salt: 1 };
+fn webhook(psp: &dyn Dialect, event_type: &str, order_id: &str, at: i64) -> Webhook {
+    let situation = Situation { order_id, amount: 4999, currency: "EUR", part: None, ending: None, live: false, at, salt: 1 };
     psp.staged(event_type, &situation).unwrap()
 }
 

@@ -12,9 +12,9 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use paybell::simulator::Webhook;
 use paybell::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState, payment_id};
-use paybell::simulator::stripe_api::StripeAccount;
+use paybell::simulator::stripe::Stripe;
+use paybell::simulator::{Account as SimulatedAccount, Dialect as _, Settings, Webhook};
 use paybell_shared::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use paybell_shared::psp::Account;
 use paybell_tests::conformance::store::Bench;
@@ -39,7 +39,7 @@ struct Scene {
     bench: Bench,
     clock: Arc<ManualClock>,
     account: Arc<Account>,
-    stripe: StripeAccount,
+    stripe: SimulatedAccount,
     api: Arc<Api>,
     /// When what happens at the PSP began: before any answer, by its own clock.
     start: i64,
@@ -97,12 +97,16 @@ impl PspTransport for Counting {
 
 async fn scene() -> Scene {
     let start = SystemClock.now();
-    let stripe = StripeAccount::new(API_KEY, Ledger::new(false, 1));
+    let stripe = SimulatedAccount::new(
+        &Stripe,
+        Settings { api_key: Some(API_KEY.to_owned()), ..Stripe.settings() },
+        Ledger::new(&Stripe, false, 1),
+    );
     let clock = Arc::new(ManualClock::at(start));
     let api = Arc::new(Api { clock: Arc::clone(&clock), asked: Mutex::default(), instead: Mutex::default() });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let account = account_at(listener.local_addr().unwrap().port());
-    let router = stripe.router().layer(from_fn_with_state(Arc::clone(&api), watch));
+    let router = stripe.api().unwrap().layer(from_fn_with_state(Arc::clone(&api), watch));
     let server = AbortOnDropHandle::new(tokio::spawn(axum::serve(listener, router).into_future()));
     Scene { bench: Bench::sqlite().await, clock, account, stripe, api, start: start.seconds() - 3600, _server: server }
 }
@@ -346,7 +350,7 @@ async fn an_answer_that_the_database_refuses_costs_only_its_payment() {
     ];
     for error in errors {
         let scene = scene().await;
-        let refused = payment_id("order-0");
+        let refused = payment_id(&Stripe, "order-0");
         let store = FailingStore::new(
             Arc::clone(&scene.bench.store),
             Box::new(move |work| {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use paybell::simulator::Webhook;
-use paybell::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState, Truth};
+use paybell::simulator::ledger::{Cancellation, DECLINES, DisputeState, Ledger, RefundState, Truth};
+use paybell::simulator::stripe::Stripe;
 use paybell_shared::clock::{Clock as _, SystemClock};
 use paybell_tests::servers::process::Service;
 use paybell_tests::servers::{self, Redis};
@@ -64,7 +65,7 @@ fn play(ledger: &mut Ledger, number: usize, id: &str, start: i64) {
             ledger.authorize(payment, later(2));
             ledger.capture(payment, AMOUNT, later(60));
         }
-        4 => ledger.cancel(payment, "abandoned", later(9)),
+        4 => ledger.cancel(payment, Cancellation::Abandoned, later(9)),
         5 => {
             ledger.capture(payment, AMOUNT, later(1));
             ledger.refund(payment, 1000, RefundState::Succeeded, later(30));
@@ -126,7 +127,7 @@ async fn flush_until(redis: Arc<Redis>, done: Arc<AtomicBool>) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn any_order_of_arrival_any_duplicates_any_worker_and_a_forgetful_redis_end_in_the_psps_truth() {
     let mut rng = StdRng::seed_from_u64(4);
-    let mut ledger = Ledger::new(false, rng.random());
+    let mut ledger = Ledger::new(&Stripe, false, rng.random());
     let now = SystemClock.now().seconds();
     let ids: Vec<String> = (0..ORDERS).map(|number| format!("order-{number}")).collect();
     for (number, id) in ids.iter().enumerate() {

@@ -8,15 +8,14 @@ use anyhow::{Context as _, anyhow, bail};
 use paybell_shared::clock::{Clock as _, SystemClock};
 use paybell_shared::config::Config;
 use paybell_shared::event::Mode;
-use paybell_shared::secret::{Secret, SecretSource};
+use paybell_shared::secret::SecretSource;
 use rand::RngExt as _;
 use reqwest::StatusCode;
 use serde_json::json;
 
 use crate::api::{Api, ApiError, Registration};
 use crate::output::{self, Exit, Failure, Outcome};
-use crate::simulator::stripe::{Situation, endings};
-use crate::simulator::{Answered, SendError, Sender, SimulatedPsp, Webhook, http_client};
+use crate::simulator::{self, Answered, Dialect, SendError, Sender, Settings, Situation, Webhook, http_client};
 
 use super::config::effective_path;
 
@@ -31,7 +30,7 @@ const DUPLICATES_MAX: u32 = 10_000;
                   Events of one order concern one payment: send several in any order, and watch it come out the same.\n\
                   Exit: 0 every webhook was answered 2xx, 1 one was not, 2 wrong usage or configuration, 3 no answer.")]
 pub struct Args {
-    /// The PSP to play: stripe or standard-webhooks.
+    /// The PSP to play; a wrong one lists them all.
     psp: String,
     /// The PSP's name of the event; a wrong one lists them all.
     event: String,
@@ -47,7 +46,7 @@ pub struct Args {
     /// What is captured, refunded or disputed, where it is not the whole amount, in minor units.
     #[arg(long, value_name = "AMOUNT", value_parser = clap::value_parser!(i64).range(1..))]
     part: Option<i64>,
-    /// How it ends, where the event leaves that open: `won` or `lost`, `succeeded`, `pending` or `failed`, a reason to cancel.
+    /// How it ends in the PSP's word, where the event leaves that open; a wrong one lists them all.
     #[arg(long)]
     ending: Option<String>,
     /// The account, by its name in the configuration.
@@ -110,7 +109,7 @@ pub async fn run(args: Args) -> Outcome {
                 plan.report(copy, &answered, args.json);
             }
             Err(error @ SendError::Sign(_)) => return Err(Failure::usage(error)),
-            Err(error @ SendError::Address(_)) => {
+            Err(error @ SendError::Address) => {
                 return Err(Failure::usage(anyhow!(error).context(format!("--to {}", plan.url))));
             }
             Err(error) => {
@@ -126,66 +125,66 @@ pub async fn run(args: Args) -> Outcome {
 struct Plan {
     sender: Sender,
     webhook: Webhook,
-    psp: SimulatedPsp,
+    dialect: &'static dyn Dialect,
+    /// Without the token, where one goes behind it.
     url: String,
     registration: Option<(Api, Registration)>,
 }
 
 impl Plan {
     fn of(args: &Args) -> anyhow::Result<Self> {
-        let psp = SimulatedPsp::find(&args.psp).with_context(|| {
-            format!("{:?} cannot be played here: {}", args.psp, SimulatedPsp::ALL.map(SimulatedPsp::id).join(", "))
-        })?;
+        let dialect = find_dialect(&args.psp)?;
         if args.order.is_empty() {
             bail!("--order is empty");
         }
-        if let Some(ending) = &args.ending
-            && (psp != SimulatedPsp::Stripe || !endings(&args.event).contains(&ending.as_str()))
-        {
-            let known = if psp == SimulatedPsp::Stripe { endings(&args.event) } else { &[] };
-            bail!(
-                "--ending {ending:?}: {} has {}",
-                args.event,
-                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-            );
-        }
         let config = effective_path(args.config.clone()).map(|path| Config::load(Some(&path))).transpose()?;
-        let configured = config.as_ref().and_then(|config| config.account(psp.id(), &args.account));
+        let configured = config.as_ref().and_then(|config| config.account(dialect.psp(), &args.account));
+        let mut settings = match configured {
+            Some(configured) => Settings::from(&*configured.account),
+            None if args.secret.is_some() => Settings { secret: String::new(), ..dialect.settings() },
+            None if config.is_some() => {
+                bail!("the configuration has no account {}/{}: name its --secret", dialect.psp(), args.account)
+            }
+            None => bail!("no configuration is there to take the secret from: name --config or --secret"),
+        };
+        // The account's scheme says which of the PSP's ways to speak it understands.
+        let dialect = if configured.is_some() && dialect.settings().scheme != settings.scheme {
+            let scheme = settings.scheme.unwrap_or("default");
+            simulator::find_scheme(dialect.psp(), settings.scheme)
+                .with_context(|| format!("{} cannot be played in the account's scheme {scheme}", dialect.psp()))?
+        } else {
+            dialect
+        };
+        if let Some(text) = &args.secret {
+            SecretSource::parse(text).read("--secret")?.expose().clone_into(&mut settings.secret);
+        }
         let situation = Situation {
             order_id: &args.order,
             amount: args.amount,
             currency: &args.currency,
             part: args.part,
             ending: args.ending.as_deref(),
-            livemode: configured.is_some_and(|configured| configured.account.mode == Mode::Live),
+            live: configured.is_some_and(|configured| configured.account.mode == Mode::Live),
             at: SystemClock.now().seconds(),
             salt: rand::rng().random(),
         };
-        let webhook = psp.staged(&args.event, &situation).with_context(|| {
-            format!("{} has no event {:?}; it has:\n  {}", psp.id(), args.event, psp.event_types().join("\n  "))
-        })?;
-        let secret = match (&args.secret, configured) {
-            (Some(text), _) => SecretSource::parse(text).read("--secret")?,
-            (None, Some(configured)) => first_secret(&configured.account.keys.secrets)?,
-            (None, None) if config.is_some() => {
-                bail!("the configuration has no account {}/{}: name its --secret", psp.id(), args.account)
-            }
-            (None, None) => bail!("no configuration is there to take the secret from: name --config or --secret"),
-        };
+        let webhook = staged(dialect, &args.event, &situation)?;
         let base = match (&args.to, &config) {
             (Some(url), _) => url.clone(),
             (None, Some(config)) => format!("http://{}", reachable(config.ingress.listen)),
             (None, None) => format!("http://{}", reachable(paybell_shared::config::Ingress::default().listen)),
         };
-        let url = webhook_url(&base, psp.id(), &args.account)?;
+        let url = webhook_url(&base, dialect, &args.account)?;
+        // Where the account does not say how it is registered, it is registered where this goes.
+        settings.url.get_or_insert_with(|| url.clone());
         let http = http_client()?;
-        let registration = args.register.then(|| registration(args, psp, config.as_ref(), &http)).transpose()?;
-        let sender = Sender::new(http, psp, url.clone(), secret.expose().to_owned(), Arc::new(SystemClock));
-        Ok(Self { sender, webhook, psp, url, registration })
+        let registration = args.register.then(|| registration(args, dialect.psp(), config.as_ref(), &http)).transpose()?;
+        let sender = Sender::new(http, dialect, url.clone(), Arc::new(settings), Arc::new(SystemClock));
+        Ok(Self { sender, webhook, dialect, url, registration })
     }
 
     fn report(&self, copy: u32, answered: &Answered, json: bool) {
-        let advice = advice(answered.status, self.psp);
+        let advice = advice(answered.status, self.dialect.psp());
         if json {
             output::json(&json!({
                 "event_id": self.webhook.id, "event_type": self.webhook.event_type, "copy": copy, "url": self.url,
@@ -203,8 +202,7 @@ impl Plan {
 }
 
 /// What a person does about an answer; nothing about a 2xx.
-fn advice(status: StatusCode, psp: SimulatedPsp) -> Option<String> {
-    let id = psp.id();
+fn advice(status: StatusCode, id: &str) -> Option<String> {
     Some(match status.as_u16() {
         200..300 => return None,
         401 => format!(
@@ -224,17 +222,32 @@ fn advice(status: StatusCode, psp: SimulatedPsp) -> Option<String> {
     })
 }
 
-fn first_secret(secrets: &[Secret]) -> anyhow::Result<Secret> {
-    // A configuration without a secret is refused when it is read.
-    secrets.first().cloned().context("the account has no secret")
+fn find_dialect(id: &str) -> anyhow::Result<&'static dyn Dialect> {
+    simulator::find(id).with_context(|| {
+        let known: Vec<&str> = simulator::ALL.iter().map(|dialect| dialect.id()).collect();
+        format!("{id:?} cannot be played here: {}", known.join(", "))
+    })
 }
 
-fn registration(
-    args: &Args,
-    psp: SimulatedPsp,
-    config: Option<&Config>,
-    http: &reqwest::Client,
-) -> anyhow::Result<(Api, Registration)> {
+/// The webhook, or what the dialect has instead.
+fn staged(dialect: &dyn Dialect, event: &str, situation: &Situation<'_>) -> anyhow::Result<Webhook> {
+    let known = dialect.event_types().iter().find(|known| known.name == event).with_context(|| {
+        let names: Vec<&str> = dialect.event_types().iter().map(|known| known.name).collect();
+        format!("{} has no event {event:?}; it has:\n  {}", dialect.id(), names.join("\n  "))
+    })?;
+    if let Some(ending) = situation.ending {
+        let endings: Vec<&str> = known.endings.iter().map(|(name, _)| *name).collect();
+        if endings.is_empty() {
+            bail!("--ending {ending:?}: {event} has none");
+        }
+        if !endings.contains(&ending) {
+            bail!("--ending {ending:?}: {event} has {}", endings.join(", "));
+        }
+    }
+    dialect.staged(event, situation).with_context(|| format!("{} does not tell {event} of such an order", dialect.id()))
+}
+
+fn registration(args: &Args, psp: &str, config: Option<&Config>, http: &reqwest::Client) -> anyhow::Result<(Api, Registration)> {
     let url = match (&args.api, config) {
         (Some(url), _) => url.clone(),
         (None, Some(config)) => format!("http://{}", reachable(config.api.listen)),
@@ -246,7 +259,7 @@ fn registration(
         (None, None) => bail!("--register needs the internal API's token: name --config or --token"),
     };
     let registration = Registration {
-        psp: psp.id().to_owned(),
+        psp: psp.to_owned(),
         account: Some(args.account.clone()),
         payment_id: None,
         amount: args.amount,
@@ -264,8 +277,9 @@ pub(super) fn reachable(mut listen: std::net::SocketAddr) -> std::net::SocketAdd
     listen
 }
 
-/// The address of the webhook: as it stands if it has a path, else with ours.
-fn webhook_url(base: &str, psp: &str, account: &str) -> anyhow::Result<String> {
+/// The address of the webhook: as it stands if it has a path, else with ours. Of a PSP that puts a token into the path, the
+/// account stands in it, too.
+fn webhook_url(base: &str, dialect: &dyn Dialect, account: &str) -> anyhow::Result<String> {
     let url = url::Url::parse(base).with_context(|| format!("--to {base:?} is no URL, such as http://127.0.0.1:8080"))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         bail!("--to {base:?} is no URL, such as http://127.0.0.1:8080");
@@ -273,8 +287,8 @@ fn webhook_url(base: &str, psp: &str, account: &str) -> anyhow::Result<String> {
     if url.path() != "/" {
         return Ok(base.to_owned());
     }
-    let account = if account == "default" { String::new() } else { format!("/{account}") };
-    Ok(format!("{}/webhooks/{psp}{account}", base.trim_end_matches('/')))
+    let account = if account == "default" && !dialect.token_in_path() { String::new() } else { format!("/{account}") };
+    Ok(format!("{}/webhooks/{}{account}", base.trim_end_matches('/'), dialect.psp()))
 }
 
 fn currency(text: &str) -> Result<String, String> {
@@ -301,16 +315,17 @@ fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simulator::stripe::Stripe;
 
     #[test]
     fn the_webhook_goes_to_its_route_unless_the_url_names_one() {
-        let url = |base| webhook_url(base, "stripe", "default").unwrap();
+        let url = |base| webhook_url(base, &Stripe, "default").unwrap();
         assert_eq!(url("http://127.0.0.1:8080"), "http://127.0.0.1:8080/webhooks/stripe");
         assert_eq!(url("http://127.0.0.1:8080/"), "http://127.0.0.1:8080/webhooks/stripe");
         assert_eq!(url("https://pay.example/hooks/x"), "https://pay.example/hooks/x");
-        assert_eq!(webhook_url("http://h", "stripe", "shop-2").unwrap(), "http://h/webhooks/stripe/shop-2");
+        assert_eq!(webhook_url("http://h", &Stripe, "shop-2").unwrap(), "http://h/webhooks/stripe/shop-2");
         for wrong in ["127.0.0.1:8080", "ftp://x", "nonsense", ""] {
-            assert!(webhook_url(wrong, "stripe", "default").is_err(), "{wrong}");
+            assert!(webhook_url(wrong, &Stripe, "default").is_err(), "{wrong}");
         }
     }
 
@@ -327,8 +342,8 @@ mod tests {
     #[test]
     fn every_refusal_of_the_ingress_has_its_advice() {
         for status in [400, 401, 403, 404, 405, 413, 415, 429, 431, 500, 502, 503] {
-            assert!(advice(StatusCode::from_u16(status).unwrap(), SimulatedPsp::Stripe).is_some(), "{status}");
+            assert!(advice(StatusCode::from_u16(status).unwrap(), "stripe").is_some(), "{status}");
         }
-        assert!(advice(StatusCode::OK, SimulatedPsp::Stripe).is_none());
+        assert!(advice(StatusCode::OK, "stripe").is_none());
     }
 }

@@ -1,43 +1,163 @@
 //! A sender after the Standard Webhooks specification that carries Paybell's normalised events.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_PAD_INDIFFERENT};
+use paybell_shared::clock::Timestamp;
 use ring::signature::Ed25519KeyPair;
 use serde_json::json;
 
-use super::ledger::{DECLINES, payment_id};
-use super::stripe::{Situation, mac};
-use paybell_shared::clock::Timestamp;
+use super::dialect::{Dialect, EventType, Scene, Settings, SignError, SignedCall, Webhook};
+use super::ledger::{Cancellation, Decline, DisputeState, Event, Happened, Object, RefundState, State, Step};
+use super::mac;
+use super::seed::Seed;
+
+/// An in-house PSP, or a bridge to one, that carries normalised events.
+pub struct StandardWebhooks;
 
 /// Every normalised type.
-pub const EVENT_TYPES: [&str; 12] = [
-    "payment.pending",
-    "payment.authorized",
-    "payment.captured",
-    "payment.failed",
-    "payment.canceled",
-    "payment.expired",
-    "refund.pending",
-    "refund.succeeded",
-    "refund.failed",
-    "dispute.opened",
-    "dispute.won",
-    "dispute.lost",
+const EVENT_TYPES: [EventType; 12] = [
+    EventType::new("payment.pending", Scene::Processing),
+    EventType::new("payment.authorized", Scene::Authorized),
+    EventType::new("payment.captured", Scene::Captured),
+    EventType::new("payment.failed", Scene::Declined),
+    EventType::new("payment.canceled", Scene::Canceled(Cancellation::Requested)),
+    EventType::new("payment.expired", Scene::Expired),
+    EventType::new("refund.pending", Scene::Refunded(RefundState::Pending)),
+    EventType::new("refund.succeeded", Scene::Refunded(RefundState::Succeeded)),
+    EventType::new("refund.failed", Scene::RefundSettled(RefundState::Failed)),
+    EventType::new("dispute.opened", Scene::Disputed),
+    EventType::new("dispute.won", Scene::DisputeClosed(DisputeState::Won)),
+    EventType::new("dispute.lost", Scene::DisputeClosed(DisputeState::Lost)),
+];
+
+/// The schedule that the specification recommends.
+const RETRIES: [Duration; 9] = [
+    Duration::from_secs(5),
+    Duration::from_mins(5),
+    Duration::from_mins(30),
+    Duration::from_hours(2),
+    Duration::from_hours(5),
+    Duration::from_hours(10),
+    Duration::from_hours(14),
+    Duration::from_hours(20),
+    Duration::from_hours(24),
 ];
 
 /// The specification's bounds for a symmetric key, in bytes.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SignError {
-    #[error("the secret is not Base64 (after \"whsec_\", if it has that)")]
-    NotBase64,
-    #[error("the secret is {0} bytes long, Standard Webhooks wants 24 to 64")]
-    Length(usize),
-    #[error("a public key (\"whpk_\") cannot sign: it takes the private one (\"whsk_\")")]
-    PublicKey,
-    #[error("the private key is no Ed25519 key: 32 bytes of seed, or 64 of seed and public key, are expected")]
-    PrivateKey,
+impl Dialect for StandardWebhooks {
+    fn id(&self) -> &'static str {
+        "standard-webhooks"
+    }
+
+    fn object_id(&self, object: Object, seed: &Seed) -> String {
+        let prefix = match object {
+            Object::Payment => "pay",
+            Object::Attempt => "att",
+            Object::Capture => "cap",
+            Object::Refund => "ref",
+            Object::Dispute => "dis",
+            Object::Event => "msg",
+        };
+        format!("{prefix}_{}", seed.hex(24))
+    }
+
+    fn event_types(&self) -> &'static [EventType] {
+        &EVENT_TYPES
+    }
+
+    fn told(&self, step: &Step<'_>) -> Vec<Event> {
+        let payment = step.payment;
+        let refund = |number: usize| payment.refunds.get(number).map(|refund| (refund.state, refund.amount, &refund.id));
+        let dispute = |number: usize| payment.disputes.get(number).map(|dispute| (dispute.state, dispute.amount, &dispute.id));
+        let (event_type, amount, object_id) = match step.happened {
+            Happened::Opened | Happened::ActionRequired | Happened::Processing => {
+                ("payment.pending", payment.amount, &payment.id)
+            }
+            Happened::Declined => ("payment.failed", payment.amount, &payment.id),
+            Happened::Authorized => ("payment.authorized", payment.amount, &payment.id),
+            Happened::Captured { .. } => ("payment.captured", payment.captured(), &payment.id),
+            Happened::Canceled { .. } => ("payment.canceled", payment.amount, &payment.id),
+            Happened::Expired { .. } => ("payment.expired", payment.amount, &payment.id),
+            Happened::Refunded { number, .. } | Happened::RefundSettled { number } => {
+                let Some((state, amount, id)) = refund(number) else { return Vec::new() };
+                let event_type = match state {
+                    RefundState::Pending => "refund.pending",
+                    RefundState::Succeeded => "refund.succeeded",
+                    RefundState::Failed => "refund.failed",
+                };
+                (event_type, amount, id)
+            }
+            Happened::Disputed { number } | Happened::DisputeClosed { number } => {
+                let Some((state, amount, id)) = dispute(number) else { return Vec::new() };
+                let event_type = match state {
+                    DisputeState::NeedsResponse => "dispute.opened",
+                    DisputeState::Won => "dispute.won",
+                    DisputeState::Lost => "dispute.lost",
+                };
+                (event_type, amount, id)
+            }
+            Happened::Noted => return Vec::new(),
+        };
+        let mut data = json!({
+            "order_id": payment.order_id, "payment_id": payment.id, "amount": amount, "currency": payment.currency,
+        });
+        if event_type.starts_with("refund") {
+            data["refund_id"] = object_id.as_str().into();
+        } else if event_type.starts_with("dispute") {
+            data["dispute_id"] = object_id.as_str().into();
+        } else if let State::Declined(decline) = payment.state {
+            let (code, message) = decline_words(decline);
+            data["failure_code"] = code.into();
+            data["failure_message"] = message.into();
+        }
+        let body = json!({ "type": event_type, "timestamp": Timestamp::from_seconds(step.at), "data": data }).to_string();
+        vec![Event {
+            id: self.object_id(Object::Event, &step.event_seed(0)),
+            event_type,
+            created: step.at,
+            payment_id: payment.id.clone(),
+            object_id: object_id.clone(),
+            body: body.into(),
+        }]
+    }
+
+    fn sign(&self, settings: &Settings, webhook: &Webhook, at: i64) -> Result<SignedCall, SignError> {
+        let headers = vec![
+            ("content-type", "application/json".to_owned()),
+            ("webhook-id", webhook.id.clone()),
+            ("webhook-timestamp", at.to_string()),
+            ("webhook-signature", signature(&settings.secret, &webhook.id, at, &webhook.body)?),
+        ];
+        Ok(SignedCall::by_headers(webhook, headers))
+    }
+
+    fn secret(&self, seed: &Seed) -> String {
+        format!("whsec_{}", STANDARD.encode(seed.hex(32)))
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { secret: self.secret(&Seed::new("secret", "standard-webhooks", 0)), ..Settings::default() }
+    }
+
+    fn signs_time(&self) -> bool {
+        true
+    }
+
+    fn retries(&self) -> &'static [Duration] {
+        &RETRIES
+    }
+}
+
+const fn decline_words(decline: Decline) -> (&'static str, &'static str) {
+    match decline {
+        Decline::InsufficientFunds => ("insufficient_funds", "The account has insufficient funds."),
+        Decline::Generic => ("declined", "The bank declined."),
+        Decline::ExpiredCard => ("expired_card", "The card has expired."),
+    }
 }
 
 /// The value of `webhook-signature` over `id.timestamp.body`: `v1` with a symmetric secret, `v1a` with a `whsk_` key.
@@ -48,50 +168,32 @@ pub fn signature(secret: &str, id: &str, at: i64, body: &[u8]) -> Result<String,
     let at = at.to_string();
     let parts: [&[u8]; 5] = [id.as_bytes(), b".", at.as_bytes(), b".", body];
     if secret.starts_with("whpk_") {
-        return Err(SignError::PublicKey);
+        return Err(refuse("a public key (\"whpk_\") signs nothing: it takes the private one (\"whsk_\")"));
     }
     if let Some(private) = secret.strip_prefix("whsk_") {
-        let bytes = STANDARD_PAD_INDIFFERENT.decode(private).map_err(|_| SignError::NotBase64)?;
+        let bytes = STANDARD_PAD_INDIFFERENT.decode(private).map_err(|_| not_base64())?;
         // Only the seed is needed; libsodium appends the public key to it.
-        let seed = bytes.get(..32).filter(|_| matches!(bytes.len(), 32 | 64)).ok_or(SignError::PrivateKey)?;
-        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| SignError::PrivateKey)?;
+        let seed = bytes.get(..32).filter(|_| matches!(bytes.len(), 32 | 64)).ok_or_else(not_ed25519)?;
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| not_ed25519())?;
         return Ok(format!("v1a,{}", STANDARD.encode(pair.sign(&parts.concat()))));
     }
-    let key =
-        STANDARD_PAD_INDIFFERENT.decode(secret.strip_prefix("whsec_").unwrap_or(secret)).map_err(|_| SignError::NotBase64)?;
+    let key = STANDARD_PAD_INDIFFERENT.decode(secret.strip_prefix("whsec_").unwrap_or(secret)).map_err(|_| not_base64())?;
     if !KEY_BYTES.contains(&key.len()) {
-        return Err(SignError::Length(key.len()));
+        return Err(refuse(&format!("it is {} bytes long, Standard Webhooks wants 24 to 64", key.len())));
     }
-    Ok(format!("v1,{}", STANDARD.encode(mac(&key, &parts))))
+    Ok(format!("v1,{}", STANDARD.encode(mac::sha256(&key, &parts))))
 }
 
-/// One normalised event about an order's payment; `None`: no such type.
-#[must_use]
-pub fn staged(event_type: &str, situation: &Situation<'_>) -> Option<super::Webhook> {
-    let event_type = EVENT_TYPES.into_iter().find(|known| *known == event_type)?;
-    // The ids that Stripe's simulator derives serve as well: one payment, one refund, one dispute an order.
-    let payment = payment_id(situation.order_id);
-    let tail = payment.trim_start_matches("pi_");
-    let is_part = event_type.starts_with("refund") || event_type.starts_with("dispute") || event_type == "payment.captured";
-    let amount = situation.part.filter(|_| is_part).unwrap_or(situation.amount);
-    let mut data = json!({
-        "order_id": situation.order_id,
-        "payment_id": format!("pay_{tail}"),
-        "amount": amount,
-        "currency": situation.currency.to_ascii_uppercase(),
-    });
-    if event_type.starts_with("refund") {
-        data["refund_id"] = format!("ref_{tail}").into();
-    } else if event_type.starts_with("dispute") {
-        data["dispute_id"] = format!("dis_{tail}").into();
-    } else if event_type == "payment.failed" {
-        data["failure_code"] = DECLINES[0].code.into();
-        data["failure_message"] = DECLINES[0].message.into();
-    }
-    let timestamp = Timestamp::from_seconds(situation.at);
-    let body = json!({ "type": event_type, "timestamp": timestamp, "data": data }).to_string();
-    let id = format!("msg_{:016x}", situation.salt);
-    Some(super::Webhook { id, event_type: event_type.to_owned(), body: body.into() })
+fn refuse(problem: &str) -> SignError {
+    SignError::Secret(problem.to_owned())
+}
+
+fn not_base64() -> SignError {
+    refuse("it is not Base64 (after its prefix, if it has one)")
+}
+
+fn not_ed25519() -> SignError {
+    refuse("it is no Ed25519 key: 32 bytes of seed, or 64 of seed and public key, are expected")
 }
 
 #[cfg(test)]
@@ -125,10 +227,11 @@ mod tests {
 
     #[test]
     fn refuses_secrets_that_cannot_sign() {
-        let refusal = |secret| signature(secret, "m", 0, b"").unwrap_err();
-        assert_eq!(refusal("whsec_***"), SignError::NotBase64);
-        assert_eq!(refusal("whsec_AAAA"), SignError::Length(3));
-        assert_eq!(refusal("whpk_AAAA"), SignError::PublicKey);
-        assert_eq!(refusal("whsk_AAAA"), SignError::PrivateKey);
+        for (secret, problem) in
+            [("whsec_***", "not Base64"), ("whsec_AAAA", "3 bytes"), ("whpk_AAAA", "public key"), ("whsk_AAAA", "Ed25519")]
+        {
+            let refusal = signature(secret, "m", 0, b"").unwrap_err().to_string();
+            assert!(refusal.contains(problem), "{refusal}");
+        }
     }
 }

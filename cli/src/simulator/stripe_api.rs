@@ -1,16 +1,15 @@
-//! The part of Stripe's HTTP API that reconciliation asks, answered from the [`Ledger`].
-
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+//! The part of Stripe's HTTP API that reconciliation asks, answered from the account's ledger.
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use axum::routing::get;
 use serde_json::{Value, json};
 
-use super::ledger::Ledger;
+use super::account::Account;
+use super::http::{self, bearer, only_for, pairs, value};
+use super::ledger::Event;
 use super::stripe;
 
 /// Stripe's default and largest page.
@@ -19,87 +18,45 @@ const PAGE_MAX: usize = 100;
 /// Stripe takes at most so many `types[]`.
 const TYPES_MAX: usize = 20;
 
-/// A simulated Stripe account: its books, its key, and where it sends webhooks. Clones share one account.
-#[derive(Clone)]
-pub struct StripeAccount {
-    api_key: Arc<str>,
-    ledger: Arc<RwLock<Ledger>>,
-    endpoint_url: Arc<RwLock<Option<String>>>,
+/// The API, to be served anywhere; every route wants the key as a bearer token.
+pub(super) fn router(account: &Account) -> Router {
+    let routes = Router::new()
+        .route("/v1/payment_intents/{id}", get(payment_intent))
+        .route("/v1/charges/{id}", get(charge))
+        .route("/v1/refunds", get(refunds))
+        .route("/v1/disputes", get(disputes))
+        .route("/v1/events", get(events))
+        .route("/v1/webhook_endpoints", get(webhook_endpoints))
+        .with_state(account.clone());
+    let refusal = json!({ "error": { "message": "Invalid API Key provided.", "type": "invalid_request_error" } });
+    let key = account.settings.api_key.as_deref().unwrap_or_default();
+    only_for(routes, bearer(key), (StatusCode::UNAUTHORIZED, refusal))
 }
 
-impl StripeAccount {
-    #[must_use]
-    pub fn new(api_key: &str, ledger: Ledger) -> Self {
-        Self { api_key: api_key.into(), ledger: Arc::new(RwLock::new(ledger)), endpoint_url: Arc::default() }
-    }
-
-    /// The books. A panic of another holder does not hide them: each step of the ledger leaves them whole.
-    pub fn ledger(&self) -> RwLockReadGuard<'_, Ledger> {
-        self.ledger.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The books, to write in.
-    pub fn ledger_mut(&self) -> RwLockWriteGuard<'_, Ledger> {
-        self.ledger.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Registers the one webhook endpoint.
-    pub fn set_endpoint(&self, url: &str) {
-        *self.endpoint_url.write().unwrap_or_else(PoisonError::into_inner) = Some(url.to_owned());
-    }
-
-    /// The API, to be served anywhere; every route wants the key as a bearer token.
-    pub fn router(&self) -> Router {
-        Router::new()
-            .route("/v1/payment_intents/{id}", get(payment_intent))
-            .route("/v1/charges/{id}", get(charge))
-            .route("/v1/refunds", get(refunds))
-            .route("/v1/disputes", get(disputes))
-            .route("/v1/events", get(events))
-            .route("/v1/webhook_endpoints", get(webhook_endpoints))
-            .layer(middleware::from_fn_with_state(self.clone(), authorize))
-            .with_state(self.clone())
-    }
-}
-
-async fn authorize(
-    State(account): State<StripeAccount>,
-    headers: HeaderMap,
-    request: axum::extract::Request,
-    next: Next,
-) -> Response {
-    let offered = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-    if offered == Some(&account.api_key) {
-        next.run(request).await
-    } else {
-        error(StatusCode::UNAUTHORIZED, "invalid_request_error", "Invalid API Key provided.")
-    }
-}
-
-async fn payment_intent(State(account): State<StripeAccount>, Path(id): Path<String>, RawQuery(query): RawQuery) -> Response {
+async fn payment_intent(State(account): State<Account>, Path(id): Path<String>, RawQuery(query): RawQuery) -> Response {
     let ledger = account.ledger();
     let Some(payment) = ledger.payment(&id) else { return missing("payment_intent", &id) };
-    let mut object = stripe::payment_intent(payment, ledger.livemode());
+    let mut object = stripe::payment_intent(payment, ledger.live());
     let expands = pairs(query.as_deref()).iter().any(|(key, value)| key.starts_with("expand[") && value == "latest_charge");
-    if let Some(charge) = payment.charges.last().filter(|_| expands) {
-        object["latest_charge"] = stripe::charge(payment, charge, ledger.livemode());
+    if let Some(charge) = payment.attempts.last().filter(|_| expands) {
+        object["latest_charge"] = stripe::charge(payment, charge, ledger.live());
     }
     answer(&object)
 }
 
-async fn charge(State(account): State<StripeAccount>, Path(id): Path<String>) -> Response {
+async fn charge(State(account): State<Account>, Path(id): Path<String>) -> Response {
     let ledger = account.ledger();
-    let found = ledger.payments().find_map(|payment| Some((payment, payment.charges.iter().find(|charge| charge.id == id)?)));
-    found.map_or_else(|| missing("charge", &id), |(payment, charge)| answer(&stripe::charge(payment, charge, ledger.livemode())))
+    let found = ledger.payments().find_map(|payment| Some((payment, payment.attempts.iter().find(|charge| charge.id == id)?)));
+    found.map_or_else(|| missing("charge", &id), |(payment, charge)| answer(&stripe::charge(payment, charge, ledger.live())))
 }
 
-async fn refunds(State(account): State<StripeAccount>, RawQuery(query): RawQuery) -> Response {
+async fn refunds(State(account): State<Account>, RawQuery(query): RawQuery) -> Response {
     let ledger = account.ledger();
     let query = pairs(query.as_deref());
     let of = ledger.payments().filter(|payment| concerns(&query, &payment.id));
     let expands = query.iter().any(|(key, value)| key.starts_with("expand[") && value == "data.charge");
     let newest_first = of.flat_map(|payment| {
-        let charge = payment.charges.last().filter(|_| expands).map(|charge| stripe::charge(payment, charge, ledger.livemode()));
+        let charge = payment.attempts.last().filter(|_| expands).map(|charge| stripe::charge(payment, charge, ledger.live()));
         payment.refunds.iter().rev().map(move |refund| {
             let mut object = stripe::refund(payment, refund);
             if let Some(charge) = &charge {
@@ -111,16 +68,16 @@ async fn refunds(State(account): State<StripeAccount>, RawQuery(query): RawQuery
     list("/v1/refunds", newest_first, &query)
 }
 
-async fn disputes(State(account): State<StripeAccount>, RawQuery(query): RawQuery) -> Response {
+async fn disputes(State(account): State<Account>, RawQuery(query): RawQuery) -> Response {
     let ledger = account.ledger();
     let query = pairs(query.as_deref());
     let of = ledger.payments().filter(|payment| concerns(&query, &payment.id));
     let newest_first =
-        of.flat_map(|payment| payment.disputes.iter().rev().map(|dispute| stripe::dispute(payment, dispute, ledger.livemode())));
+        of.flat_map(|payment| payment.disputes.iter().rev().map(|dispute| stripe::dispute(payment, dispute, ledger.live())));
     list("/v1/disputes", newest_first, &query)
 }
 
-async fn events(State(account): State<StripeAccount>, RawQuery(query): RawQuery) -> Response {
+async fn events(State(account): State<Account>, RawQuery(query): RawQuery) -> Response {
     let ledger = account.ledger();
     let query = pairs(query.as_deref());
     let types: Vec<&str> =
@@ -128,13 +85,13 @@ async fn events(State(account): State<StripeAccount>, RawQuery(query): RawQuery)
     if types.len() > TYPES_MAX {
         return error(StatusCode::BAD_REQUEST, "invalid_request_error", "Too many types.");
     }
-    let delivered = query.iter().find(|(key, _)| key == "delivery_success").map(|(_, value)| value == "true");
-    let wanted = |event: &super::Event| {
+    let delivered = value(&query, "delivery_success").map(|value| value == "true");
+    let wanted = |event: &Event| {
         (types.is_empty() || types.contains(&event.event_type))
             && created_fits(&query, event.created)
             && delivered.is_none_or(|delivered| ledger.is_acknowledged(&event.id) == delivered)
     };
-    let mut wanted: Vec<&super::Event> = ledger.events().iter().filter(|event| wanted(event)).collect();
+    let mut wanted: Vec<&Event> = ledger.events().iter().filter(|event| wanted(event)).collect();
     // Newest first; the ledger's own order among equals, as ids are all that a cursor has.
     wanted.reverse();
     wanted.sort_by_key(|event| std::cmp::Reverse(event.created));
@@ -142,25 +99,20 @@ async fn events(State(account): State<StripeAccount>, RawQuery(query): RawQuery)
     list("/v1/events", objects, &query)
 }
 
-async fn webhook_endpoints(State(account): State<StripeAccount>, RawQuery(query): RawQuery) -> Response {
-    let livemode = account.ledger().livemode();
-    let url = account.endpoint_url.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let endpoint = url.map(|url| {
+async fn webhook_endpoints(State(account): State<Account>, RawQuery(query): RawQuery) -> Response {
+    let live = account.ledger().live();
+    let endpoint = account.endpoint().map(|url| {
         json!({
             "id": "we_simulated", "object": "webhook_endpoint", "api_version": stripe::API_VERSION, "application": null,
-            "created": 0, "description": null, "enabled_events": ["*"], "livemode": livemode, "metadata": {},
+            "created": 0, "description": null, "enabled_events": ["*"], "livemode": live, "metadata": {},
             "status": "enabled", "url": url,
         })
     });
     list("/v1/webhook_endpoints", endpoint.into_iter(), &pairs(query.as_deref()))
 }
 
-fn pairs(query: Option<&str>) -> Vec<(String, String)> {
-    url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).into_owned().collect()
-}
-
 fn concerns(query: &[(String, String)], payment_id: &str) -> bool {
-    query.iter().find(|(key, _)| key == "payment_intent").is_none_or(|(_, value)| value == payment_id)
+    value(query, "payment_intent").is_none_or(|value| value == payment_id)
 }
 
 fn created_fits(query: &[(String, String)], created: i64) -> bool {
@@ -178,14 +130,13 @@ fn created_fits(query: &[(String, String)], created: i64) -> bool {
 
 /// One page of `newest_first`, after `starting_after`.
 fn list(url: &str, newest_first: impl Iterator<Item = Value>, query: &[(String, String)]) -> Response {
-    let value = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let limit = match value("limit").map(str::parse::<usize>) {
+    let limit = match value(query, "limit").map(str::parse::<usize>) {
         None => PAGE_DEFAULT,
         Some(Ok(limit)) if (1..=PAGE_MAX).contains(&limit) => limit,
         Some(_) => return error(StatusCode::BAD_REQUEST, "invalid_request_error", "Invalid limit."),
     };
     let mut rest = newest_first.collect::<Vec<_>>().into_iter();
-    if let Some(cursor) = value("starting_after")
+    if let Some(cursor) = value(query, "starting_after")
         && !rest.by_ref().any(|object| object["id"] == cursor)
     {
         return error(StatusCode::BAD_REQUEST, "invalid_request_error", "No such object: starting_after.");
@@ -199,11 +150,11 @@ fn missing(object: &str, id: &str) -> Response {
 }
 
 fn error(status: StatusCode, kind: &str, message: &str) -> Response {
-    (status, answer(&json!({ "error": { "message": message, "type": kind } }))).into_response()
+    http::json(status, &json!({ "error": { "message": message, "type": kind } }))
 }
 
 fn answer(object: &Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], object.to_string()).into_response()
+    http::json(StatusCode::OK, object)
 }
 
 #[cfg(test)]
@@ -211,13 +162,15 @@ mod tests {
     use std::future::IntoFuture as _;
 
     use super::*;
-    use crate::simulator::ledger::RefundState;
+    use crate::simulator::ledger::{Ledger, RefundState};
+    use crate::simulator::stripe::Stripe;
+    use crate::simulator::{Dialect as _, Settings};
 
     /// Serves the account and asks it over HTTP, as Paybell would.
-    async fn ask(account: &StripeAccount, key: &str, path: &str) -> (u16, Value) {
+    async fn ask(account: &Account, key: &str, path: &str) -> (u16, Value) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}{path}", listener.local_addr().unwrap());
-        let server = tokio::spawn(axum::serve(listener, account.router()).into_future());
+        let server = tokio::spawn(axum::serve(listener, account.api().unwrap()).into_future());
         let response = crate::simulator::http_client().unwrap().get(url).bearer_auth(key).send().await.unwrap();
         assert!(response.headers().contains_key("date"), "a version for the answer");
         let answered = (response.status().as_u16(), serde_json::from_str(&response.text().await.unwrap()).unwrap());
@@ -225,14 +178,15 @@ mod tests {
         answered
     }
 
-    fn account() -> (StripeAccount, String) {
-        let mut ledger = Ledger::new(false, 1);
+    fn account() -> (Account, String) {
+        let mut ledger = Ledger::new(&Stripe, false, 1);
         let id = ledger.open("o", 4999, "EUR", false, 100);
         ledger.capture(&id, 4999, 110);
         for at in 0..3 {
             ledger.refund(&id, 1000, RefundState::Succeeded, 120 + at);
         }
-        (StripeAccount::new("sk_test_1", ledger), id)
+        let settings = Settings { api_key: Some("sk_test_1".to_owned()), ..Stripe.settings() };
+        (Account::new(&Stripe, settings, ledger), id)
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use paybell::simulator::Webhook;
 use paybell::simulator::ledger::{self, DECLINES, DisputeState, Event, Ledger, RefundState};
+use paybell::simulator::stripe::Stripe;
 use paybell_shared::clock::{Clock as _, SystemClock};
 use paybell_shared::psp::Account;
 use paybell_shared::queue::Message;
@@ -42,7 +43,7 @@ impl Stories {
             registrations.push(Registration {
                 order_id: order_id.clone(),
                 account: key_of(account),
-                payment_id: Some(ledger::payment_id(&order_id)),
+                payment_id: Some(ledger::payment_id(&Stripe, &order_id)),
                 expected: eur(amount),
                 expires_at: None,
                 operator: "bench".to_owned(),
@@ -62,14 +63,14 @@ impl Stories {
 }
 
 fn story(order_id: &str, amount: i64, at: i64, salt: u64, random: &mut StdRng) -> Vec<Event> {
-    let mut ledger = Ledger::new(false, salt);
+    let mut ledger = Ledger::new(&Stripe, false, salt);
     let id = ledger.open(order_id, amount, "EUR", false, at);
     if random.random_bool(0.5) {
         ledger.decline(&id, DECLINES[random.random_range(0..DECLINES.len())], at + 60);
     }
     ledger.process(&id, at + 120);
     ledger.capture(&id, amount, at + 180);
-    ledger.show_charge(&id, "charge.updated", at + 181, None);
+    ledger.note(&id, at + 181);
     if random.random_bool(0.6) {
         let number = ledger.refund(&id, random.random_range(1..amount), RefundState::Pending, at + 600);
         let ending = if random.random_bool(0.9) { RefundState::Succeeded } else { RefundState::Failed };

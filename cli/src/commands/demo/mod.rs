@@ -28,16 +28,13 @@ use tokio::task::JoinSet;
 use crate::api::{Api, Order, Registration};
 use crate::output::{Exit, Failure};
 use crate::simulator::ledger::Truth;
-use crate::simulator::stripe_api::StripeAccount;
-use crate::simulator::{Sender, SimulatedPsp, http_client};
+use crate::simulator::stripe::Stripe;
+use crate::simulator::{Account, Dialect as _, Sender, Settings, http_client};
 
 use super::serve::{self, Addresses};
 use plan::{Job, Plan, PlannedOrder, Work};
 use sheet::{Counts, Difference, Durations, Sheet};
 
-/// The simulated Stripe's test secret, and its API key: worth nothing anywhere else.
-const SECRET: &str = "whsec_DemoOnlyDemoOnlyDemoOnlyDemoOnly";
-const API_KEY: &str = "sk_test_DemoOnly";
 /// Requests at once: PUTs before the start, webhooks after it.
 const IN_FLIGHT_MAX: usize = 64;
 /// After how long a webhook that is not acknowledged is sent again: Stripe's manner, in a demo's time.
@@ -160,7 +157,7 @@ fn log_to(path: &Path) -> anyhow::Result<()> {
 
 /// What runs, and where.
 struct Stage {
-    stripe: StripeAccount,
+    stripe: Account,
     sender: Sender,
     api: Api,
     addresses: Addresses,
@@ -174,7 +171,7 @@ async fn play(args: &Args, folder: &Path, shutdown: &Shutdown) -> anyhow::Result
     let (plan, ledger) = Plan::new(args.orders as usize, seed, SystemClock.now().seconds());
     let truths: BTreeMap<String, Truth> =
         plan.orders.iter().filter_map(|order| Some((order.id.clone(), ledger.truth(&order.id)?))).collect();
-    let stage = Stage::set(StripeAccount::new(API_KEY, ledger), folder, shutdown).await?;
+    let stage = Stage::set(Account::new(&Stripe, Stripe.settings(), ledger), folder, shutdown).await?;
     let progress = Progress::new(args.json, plan.registered_first.len() + plan.jobs.len());
     let registered_late = plan.orders.len() - plan.registered_first.len();
 
@@ -210,31 +207,32 @@ async fn play(args: &Args, folder: &Path, shutdown: &Shutdown) -> anyhow::Result
 
 impl Stage {
     /// Starts the simulated Stripe, then Paybell, all on free ports.
-    async fn set(stripe: StripeAccount, folder: &Path, shutdown: &Shutdown) -> anyhow::Result<Self> {
+    async fn set(stripe: Account, folder: &Path, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port for the simulated Stripe")?;
         let simulator = listener.local_addr()?;
-        let (router, stopping) = (stripe.router(), shutdown.clone());
+        let (router, stopping) = (stripe.api().context("Stripe has an API")?, shutdown.clone());
         shutdown.spawn("simulated Stripe", async move {
             let served = axum::serve(listener, router).with_graceful_shutdown(async move { stopping.stopping().await });
             Ok(served.await?)
         });
+        let settings = Arc::clone(&stripe.settings);
         let token = hex::encode(rand::rng().random::<[u8; 24]>());
         let any =
             Addresses { ingress: ([127, 0, 0, 1], 0).into(), api: ([127, 0, 0, 1], 0).into(), ops: ([127, 0, 0, 1], 0).into() };
-        let text = configuration(folder, any, simulator, &token);
+        let text = configuration(folder, any, simulator, &token, &settings);
         // The environment is somebody else's configuration.
         let config = Config::parse(&text, "the demo's configuration", std::iter::empty())?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let addresses = serve::start(&config, Arc::clone(&clock), telemetry::init_metrics()?, shutdown).await?;
         let path = folder.join("paybell.toml");
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        std::io::Write::write_all(&mut file, configuration(folder, addresses, simulator, &token).as_bytes())?;
+        std::io::Write::write_all(&mut file, configuration(folder, addresses, simulator, &token, &settings).as_bytes())?;
 
         let url = format!("http://{}/webhooks/stripe", addresses.ingress);
         stripe.set_endpoint(&url);
         let http = http_client()?;
         let api = Api::new(http.clone(), &format!("http://{}", addresses.api), &token);
-        let sender = Sender::new(http, SimulatedPsp::Stripe, url, SECRET.to_owned(), clock);
+        let sender = Sender::new(http, &Stripe, url, Arc::clone(&stripe.settings), clock);
         Ok(Self { stripe, sender, api, addresses, simulator, config: path })
     }
 
@@ -261,12 +259,22 @@ impl Stage {
         eprintln!("  webhooks      http://{}/webhooks/stripe", self.addresses.ingress);
         eprintln!("  internal API  http://{}/v1/orders (its token is in {})", self.addresses.api, self.config.display());
         eprintln!("  operators     http://{}/readyz and /metrics", self.addresses.ops);
-        eprintln!("  Stripe's API  http://{}/v1/events (key {API_KEY})", self.simulator);
+        eprintln!(
+            "  Stripe's API  http://{}/v1/events (key {})",
+            self.simulator,
+            self.stripe.settings.api_key.as_deref().unwrap_or_default()
+        );
         eprintln!("Try it:\n  {}", serve::send_line(&self.config));
     }
 }
 
-fn configuration(folder: &Path, addresses: Addresses, simulator: std::net::SocketAddr, token: &str) -> String {
+fn configuration(
+    folder: &Path,
+    addresses: Addresses,
+    simulator: std::net::SocketAddr,
+    token: &str,
+    settings: &Settings,
+) -> String {
     let database = |name: &str| toml::Value::String(format!("sqlite:{}", folder.join(name).display())).to_string();
     format!(
         r#"# The demo's; gone with it.
@@ -290,8 +298,8 @@ url = "memory:"
 [[psp]]
 id = "stripe"
 mode = "test"
-secrets = ["{SECRET}"]
-api_key = "{API_KEY}"
+secrets = ["{secret}"]
+api_key = "{api_key}"
 api_url = "http://{simulator}"
 "#,
         ingress = addresses.ingress,
@@ -299,12 +307,14 @@ api_url = "http://{simulator}"
         api = addresses.api,
         queue = database("queue.db"),
         store = database("store.db"),
+        secret = settings.secret,
+        api_key = settings.api_key.as_deref().unwrap_or_default(),
     )
 }
 
 /// The demo while it runs: what every request needs, and what has been counted so far.
 struct Performance {
-    stripe: StripeAccount,
+    stripe: Account,
     sender: Sender,
     api: Api,
     orders: Vec<PlannedOrder>,
@@ -353,7 +363,7 @@ impl Performance {
     async fn register(&self, order: usize) -> anyhow::Result<()> {
         let planned = &self.orders[order];
         let registration = Registration {
-            psp: SimulatedPsp::Stripe.id().to_owned(),
+            psp: Stripe.id().to_owned(),
             account: None,
             payment_id: planned.payment_id.clone(),
             amount: planned.amount,
@@ -454,7 +464,11 @@ impl Performance {
                 telling && acknowledged
             }
             Work::Forge { webhook, forgery } => {
-                let refused = self.sender.forge(&webhook, forgery).await.is_ok_and(|answered| answered.status.as_u16() == 401);
+                let refused = self
+                    .sender
+                    .forge(&webhook, forgery)
+                    .await
+                    .is_ok_and(|answered| answered.is_some_and(|answered| answered.status.as_u16() == 401));
                 self.note(|record| {
                     record.counts.sent += 1;
                     let counts = &mut record.counts;

@@ -3,16 +3,16 @@
 //! The stories lie in the past when the demo starts, as if Stripe were catching up after an outage: so the ledger is the
 //! truth from the first webhook to the last, whatever Paybell asks in between.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::simulator::ledger::{DECLINES, DisputeState, Ledger, RefundState};
-use crate::simulator::stripe::{self, Situation};
-use crate::simulator::{Event, Forgery, Webhook};
+use crate::simulator::ledger::Ledger;
+use crate::simulator::story::Story;
+use crate::simulator::stripe::Stripe;
+use crate::simulator::{Dialect as _, Forgery, Situation, Webhook};
 
 /// The pace: so many orders' stories begin each second, with five webhooks each: 500 orders take a quarter of a minute, and
 /// a busy laptop keeps up.
@@ -27,32 +27,6 @@ const DELAYED_PERCENT: u32 = 5;
 const LATE_REGISTRATION_PERCENT: u32 = 10;
 /// One forged webhook for so many orders, and three at least: one of each kind.
 const ORDERS_PER_FORGERY: usize = 20;
-/// The oldest story begins so long before the demo, in seconds.
-const PAST_S: i64 = 7_200;
-/// The longest time between two steps of a story, in seconds. The longest story has 8 steps, so all end before now.
-const STEP_S: i64 = 90;
-
-/// How an order's payment goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Story {
-    Paid,
-    FailedThenPaid,
-    Failed,
-    AuthorizedThenCaptured,
-    Authorized,
-    Canceled,
-    AuthorizedThenCanceled,
-    AuthorizationExpired,
-    Pending,
-    PartlyRefunded,
-    RefundedInTwoParts,
-    Refunded,
-    RefundFailed,
-    RefundFailedThenRefunded,
-    Disputed,
-    DisputeWon,
-    DisputeLost,
-}
 
 /// How often each story happens, of [`STORIES_TOTAL`]; the first ones alone where there are few orders.
 const STORIES: [(Story, usize); 17] = [
@@ -115,7 +89,7 @@ impl Plan {
     #[must_use]
     pub fn new(count: usize, seed: u64, now: i64) -> (Self, Ledger) {
         let mut rng = StdRng::seed_from_u64(seed);
-        let mut ledger = Ledger::new(false, seed);
+        let mut ledger = Ledger::new(&Stripe, false, seed);
         let mut plan = Self { orders: Vec::with_capacity(count), registered_first: Vec::new(), jobs: Vec::new() };
         for (index, story) in stories(count, &mut rng).into_iter().enumerate() {
             plan.add_order(index, story, &mut ledger, &mut rng, now);
@@ -135,9 +109,9 @@ impl Plan {
             _ => ("EUR", rng.random_range(200..50_000)),
         };
         let first = ledger.events().len();
-        let payment_id = play(story, &id, amount, currency, ledger, rng, now);
+        let payment_id = story.play(ledger, &id, amount, currency, rng, now);
         let events = &ledger.events()[first..];
-        let telling = telling(events);
+        let telling = Stripe.telling(events);
 
         let start = u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(1_000) / u64::from(ORDERS_PER_S);
         let soon = |rng: &mut StdRng| {
@@ -168,7 +142,7 @@ impl Plan {
 
     /// Forged webhooks that would do harm if they were believed.
     fn add_forgeries(&mut self, ledger: &Ledger, rng: &mut StdRng, now: i64) {
-        let kinds = [Forgery::WrongSecret, Forgery::AlteredByte, Forgery::Stale];
+        let kinds = Forgery::ALL;
         let count = (self.orders.len() / ORDERS_PER_FORGERY).max(kinds.len());
         let end = self.jobs.iter().map(|job| job.at).max().unwrap_or_default();
         for number in 0..count {
@@ -182,27 +156,15 @@ impl Plan {
                 currency: order.currency,
                 part: None,
                 ending: None,
-                livemode: false,
+                live: false,
                 at: now,
                 salt: rng.random(),
             };
-            let Some(webhook) = stripe::staged(event_type, &situation) else { continue };
+            let Some(webhook) = Stripe.staged(event_type, &situation) else { continue };
             let at = end.mul_f64(rng.random());
             self.jobs.push(Job { at, order: index, work: Work::Forge { webhook, forgery: kinds[number % kinds.len()] } });
         }
     }
-}
-
-/// The events without which the truth cannot be told: the last one about each payment and dispute, and all about each
-/// refund, since a cumulative figure of before counts refunds that failed afterwards. Charges say nothing more.
-fn telling(events: &[Event]) -> HashSet<&str> {
-    let refunds = events.iter().filter(|event| event.event_type.starts_with("refund."));
-    let others = events.iter().filter(|event| {
-        event.event_type.starts_with("payment_intent.")
-            || matches!(event.event_type, "charge.dispute.created" | "charge.dispute.closed")
-    });
-    let last: HashMap<&str, &str> = others.map(|event| (event.object_id.as_str(), event.id.as_str())).collect();
-    refunds.map(|event| event.id.as_str()).chain(last.into_values()).collect()
 }
 
 fn chance(rng: &mut StdRng, percent: u32) -> bool {
@@ -220,94 +182,10 @@ fn stories(count: usize, rng: &mut StdRng) -> Vec<Story> {
     stories
 }
 
-/// Plays one story in the ledger; returns the payment's id.
-fn play(story: Story, order: &str, amount: i64, currency: &str, ledger: &mut Ledger, rng: &mut StdRng, now: i64) -> String {
-    let mut at = now - PAST_S + rng.random_range(0..PAST_S / 2);
-    let mut next = |rng: &mut StdRng| {
-        at += rng.random_range(1..=STEP_S);
-        at
-    };
-    let manual = matches!(
-        story,
-        Story::AuthorizedThenCaptured | Story::Authorized | Story::AuthorizedThenCanceled | Story::AuthorizationExpired
-    );
-    let id = ledger.open(order, amount, currency, manual, next(rng));
-    match story {
-        Story::Pending if rng.random() => ledger.require_action(&id, next(rng)),
-        Story::Pending => ledger.process(&id, next(rng)),
-        Story::Failed => {
-            for _ in 0..rng.random_range(1..=3) {
-                ledger.decline(&id, DECLINES[rng.random_range(0..DECLINES.len())], next(rng));
-            }
-        }
-        Story::FailedThenPaid => {
-            for _ in 0..rng.random_range(1..=2) {
-                ledger.decline(&id, DECLINES[rng.random_range(0..DECLINES.len())], next(rng));
-            }
-            ledger.capture(&id, amount, next(rng));
-        }
-        Story::Canceled => ledger.cancel(&id, if rng.random() { "requested_by_customer" } else { "abandoned" }, next(rng)),
-        Story::Authorized => ledger.authorize(&id, next(rng)),
-        Story::AuthorizedThenCaptured => {
-            ledger.authorize(&id, next(rng));
-            ledger.capture(&id, amount, next(rng));
-        }
-        Story::AuthorizedThenCanceled => {
-            ledger.authorize(&id, next(rng));
-            ledger.cancel(&id, "requested_by_customer", next(rng));
-        }
-        Story::AuthorizationExpired => {
-            ledger.authorize(&id, next(rng));
-            ledger.expire(&id, next(rng));
-        }
-        Story::Paid
-        | Story::PartlyRefunded
-        | Story::RefundedInTwoParts
-        | Story::Refunded
-        | Story::RefundFailed
-        | Story::RefundFailedThenRefunded
-        | Story::Disputed
-        | Story::DisputeWon
-        | Story::DisputeLost => {
-            ledger.capture(&id, amount, next(rng));
-            after_payment(story, &id, amount, ledger, || next(rng));
-        }
-    }
-    id
-}
-
-/// What happens to money that was captured.
-fn after_payment(story: Story, id: &str, amount: i64, ledger: &mut Ledger, mut next: impl FnMut() -> i64) {
-    let part = amount / 3;
-    match story {
-        Story::PartlyRefunded => drop(ledger.refund(id, part, RefundState::Succeeded, next())),
-        Story::Refunded => {
-            let number = ledger.refund(id, amount, RefundState::Pending, next());
-            ledger.settle_refund(id, number, RefundState::Succeeded, next());
-        }
-        Story::RefundedInTwoParts => {
-            ledger.refund(id, part, RefundState::Succeeded, next());
-            ledger.refund(id, amount - part, RefundState::Succeeded, next());
-        }
-        Story::RefundFailed | Story::RefundFailedThenRefunded => {
-            let number = ledger.refund(id, part, RefundState::Succeeded, next());
-            ledger.settle_refund(id, number, RefundState::Failed, next());
-            if story == Story::RefundFailedThenRefunded {
-                ledger.refund(id, amount, RefundState::Succeeded, next());
-            }
-        }
-        Story::Disputed => drop(ledger.dispute(id, amount, next())),
-        Story::DisputeWon | Story::DisputeLost => {
-            let number = ledger.dispute(id, amount, next());
-            let state = if story == Story::DisputeWon { DisputeState::Won } else { DisputeState::Lost };
-            ledger.close_dispute(id, number, state, next());
-        }
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     const NOW: i64 = 1_790_000_000;
