@@ -746,6 +746,7 @@ fn read_secret(source: &SecretSource, setting: String) -> Result<Secret, ConfigE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::psp::Capture;
 
     const STRIPE: &str = "[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['whsec_hush']\n";
 
@@ -893,7 +894,7 @@ mod tests {
             check(&format!("{STRIPE}{extra}"), &["psp[0].", named]);
         }
         let capture = |extra: &str| parse(&format!("{STRIPE}{extra}"), &[]).unwrap().accounts[0].account.capture;
-        assert_eq!((capture(""), capture("capture = 'automatic'")), (psp::Capture::Manual, psp::Capture::Automatic));
+        assert_eq!((capture(""), capture("capture = 'automatic'")), (Capture::Manual, Capture::Automatic));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! To add a PSP: a file with a unit struct that implements [`Dialect`], one line in [`ALL`].
 
 mod account;
+pub mod adyen;
 mod decimal;
 pub mod dialect;
 mod http;
@@ -15,6 +16,8 @@ pub mod ledger;
 mod mac;
 mod seed;
 mod sender;
+pub mod square;
+mod square_api;
 pub mod standard_webhooks;
 pub mod story;
 pub mod stripe;
@@ -26,7 +29,8 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Dialect] =
+    &[&stripe::Stripe, &adyen::Adyen, &adyen::AdyenPlatform, &square::Square, &standard_webhooks::StandardWebhooks];
 
 /// The dialect of this name.
 #[must_use]

@@ -502,7 +502,7 @@ impl Code {
                 let canceled = Told { suffix: ":cancel", stage: 1, fact: payment(PaymentState::Canceled) };
                 vec![Told { suffix: "", stage: 2, fact: refund(RefundState::Succeeded) }, canceled]
             }
-            (Self::Dispute(stage, state), true) => alone(stage, Fact::Dispute { id: own.to_owned(), state, amount: money }),
+            (Self::Dispute(reached, state), true) => alone(reached, Fact::Dispute { id: own.to_owned(), state, amount: money }),
             (_, false) => return Err(TranslateError::Ignored("it did not succeed: the payment stays as it is".to_owned())),
         };
         Ok(told)
