@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{audit, config, demo, explain, replay, send, serve, verify};
+use paybell::commands::{audit, config, demo, explain, psps, replay, send, serve, verify};
 use paybell::output::Outcome;
 
 /// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
@@ -18,7 +18,7 @@ struct Cli {
 enum Command {
     /// Run everything in one process: nothing else needs to be installed
     Serve(serve::Args),
-    /// Run the whole system against a simulated Stripe, and check every order against Stripe's books
+    /// Run the whole system against simulated PSPs, and check every order against their books
     Demo(demo::Args),
     /// Send a signed webhook, as the PSP would
     Send(send::Args),
@@ -30,6 +30,8 @@ enum Command {
     Audit(audit::Args),
     /// Translate kept webhooks again: after a mapping was mended, or an account's settings
     Replay(replay::Args),
+    /// Print what each PSP's adapter can do
+    Psps(psps::Args),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -51,6 +53,7 @@ async fn main() -> ExitCode {
         Command::Verify(args) => exit(verify::run(args)),
         Command::Explain(args) => exit(explain::run(args).await),
         Command::Audit(args) => exit(audit::run(args).await),
+        Command::Psps(args) => exit(psps::run(&args)),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
     };
     outcome.unwrap_or_else(|failure| {

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod config;
 pub mod demo;
 pub mod explain;
+pub mod psps;
 pub mod replay;
 pub mod send;
 pub mod serve;

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use metrics_exporter_prometheus::PrometheusHandle;
 use paybell_shared::clock::{Clock, SystemClock};
-use paybell_shared::config::Config;
+use paybell_shared::config::{Config, DEFAULT_ACCOUNT};
 use paybell_shared::shutdown::Shutdown;
 use paybell_shared::{ops, queue, telemetry};
 use rand::RngExt as _;
@@ -163,19 +163,20 @@ fn introduce(config: &Config, path: &Path, addresses: Addresses) {
     }
     if config.account("stripe", "default").is_some() {
         output::line("Try it:");
-        output::line(format_args!("  {}", send_line(path)));
+        output::line(format_args!("  {}", send_line(path, "stripe", "payment_intent.succeeded", DEFAULT_ACCOUNT)));
     }
 }
 
 /// A line to copy that sends a first webhook, with this very program.
-pub(super) fn send_line(config: &Path) -> String {
+pub(super) fn send_line(config: &Path, psp: &str, event: &str, account: &str) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "paybell".to_owned());
     let config = if config == Path::new(DEVELOPMENT_CONFIG) {
         String::new()
     } else {
         format!(" --config {}", shell_word(&config.display().to_string()))
     };
-    format!("{} send stripe payment_intent.succeeded --order try-1 --register{config}", shell_word(&program))
+    let account = if account == DEFAULT_ACCOUNT { String::new() } else { format!(" --account {account}") };
+    format!("{} send {psp} {} --order try-1 --register{account}{config}", shell_word(&program), shell_word(event))
 }
 
 /// A text as one word of a POSIX shell.

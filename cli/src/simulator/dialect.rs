@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use bytes::Bytes;
-use paybell_shared::psp;
+use paybell_shared::psp::{self, Proof};
 
 use super::account::Account;
 use super::ledger::{Cancellation, DECLINES, DisputeState, Event, Ledger, Object, RefundState, Step};
@@ -29,7 +29,8 @@ use super::story::Story;
 ///    [`refused_with`](Dialect::refused_with).
 /// 5. [`api`](Dialect::api), where the PSP can be asked, and only the routes that it has.
 /// 6. [`retries`](Dialect::retries); [`plays`](Dialect::plays) says no to stories whose end the PSP neither tells nor can be
-///    asked about; [`currencies`](Dialect::currencies) where the PSP has not the usual ones.
+///    asked about, [`tells_when_asked`](Dialect::tells_when_asked) to those whose end only webhooks tell;
+///    [`currencies`](Dialect::currencies) where the PSP has not the usual ones.
 ///
 /// Shared parts: `mac` (HMACs over parts), `decimal` (amounts in major units), `http` (keys, queries and answers of APIs), and
 /// `Timestamp::from_seconds(at)`, which shows itself as `2026-09-21T13:33:10Z`. `cli/tests/signatures.rs` holds every dialect
@@ -42,6 +43,11 @@ pub trait Dialect: Send + Sync {
     /// The PSP's id, in URLs and configurations.
     fn psp(&self) -> &'static str {
         self.id()
+    }
+
+    /// Whether it is in this dialect that the PSP speaks to an account of this scheme (`None`: the PSP's default).
+    fn speaks(&self, scheme: Option<&str>) -> bool {
+        self.settings().scheme == scheme
     }
 
     /// An id of an object, in the PSP's form. [`Seed::of`] is the order's id, for PSPs that name payments by the merchant's
@@ -142,9 +148,32 @@ pub trait Dialect: Send + Sync {
         true
     }
 
+    /// Whether webhooks alone lead to the end of the story. If not, the demo's shop names the payment's id at the registration,
+    /// so that it is asked about.
+    fn tells(&self, story: Story) -> bool {
+        self.plays(story)
+    }
+
+    /// Whether asking alone leads to the end of the story, with no webhook at all: asked where [`Dialect::api`] is there. A PSP
+    /// whose webhooks are hints plays only such stories.
+    fn tells_when_asked(&self, _story: Story) -> bool {
+        true
+    }
+
     /// What its merchants are paid in; one without a minor unit among them where the PSP has one.
     fn currencies(&self) -> &'static [&'static str] {
         &["EUR", "USD", "GBP", "JPY"]
+    }
+}
+
+impl dyn Dialect {
+    /// Its webhooks prove nothing by themselves: Paybell asks about what they are about. By the adapter's word.
+    #[must_use]
+    pub fn hints(&self) -> bool {
+        let schemes = psp::find(self.psp()).map_or(&[][..], |psp| psp.profile().schemes);
+        let named = self.settings().scheme;
+        let scheme = schemes.iter().find(|scheme| named.is_none_or(|named| named == scheme.name));
+        scheme.is_some_and(|scheme| scheme.proof == Proof::Hint)
     }
 }
 

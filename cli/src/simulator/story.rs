@@ -33,6 +33,44 @@ pub enum Story {
 }
 
 impl Story {
+    /// The most usual ones first.
+    pub const ALL: [Self; 17] = [
+        Self::Paid,
+        Self::FailedThenPaid,
+        Self::AuthorizedThenCaptured,
+        Self::Failed,
+        Self::Canceled,
+        Self::PartlyRefunded,
+        Self::Refunded,
+        Self::RefundFailed,
+        Self::RefundedInTwoParts,
+        Self::DisputeWon,
+        Self::Authorized,
+        Self::Pending,
+        Self::Disputed,
+        Self::DisputeLost,
+        Self::RefundFailedThenRefunded,
+        Self::AuthorizedThenCanceled,
+        Self::AuthorizationExpired,
+    ];
+
+    /// How often it happens among fifty.
+    #[must_use]
+    pub const fn often(self) -> usize {
+        match self {
+            Self::Paid => 14,
+            Self::FailedThenPaid => 5,
+            Self::AuthorizedThenCaptured => 4,
+            Self::Failed | Self::Canceled | Self::PartlyRefunded | Self::Refunded => 3,
+            Self::RefundFailed | Self::RefundedInTwoParts | Self::DisputeWon | Self::Authorized | Self::Pending => 2,
+            Self::Disputed
+            | Self::DisputeLost
+            | Self::RefundFailedThenRefunded
+            | Self::AuthorizedThenCanceled
+            | Self::AuthorizationExpired => 1,
+        }
+    }
+
     /// Plays it in the ledger, in the two hours before `now` (Unix seconds); returns the payment's id.
     pub fn play(self, ledger: &mut Ledger, order: &str, amount: i64, currency: &str, rng: &mut StdRng, now: i64) -> String {
         let mut at = now - PAST_S + rng.random_range(0..PAST_S / 2);

@@ -1,9 +1,11 @@
-//! `paybell demo`: the whole system on one machine, against a simulated Stripe whose own books judge the result.
+//! `paybell demo`: the whole system on one machine, against simulated PSPs whose own books judge the result.
 //!
-//! [`plan`] (what will happen) → this file (start, register, send, wait) → [`sheet`] (what came of it).
+//! [`plan`] (what will happen) → [`stage`] (the simulated PSPs and Paybell, started) → this file (register, send, wait) →
+//! [`sheet`] (what came of it).
 
 mod plan;
 mod sheet;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
@@ -14,58 +16,56 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use paybell_shared::clock::{Clock, SystemClock};
-use paybell_shared::config::Config;
+use paybell_shared::clock::{Clock as _, SystemClock};
+use paybell_shared::psp;
 use paybell_shared::shutdown::Shutdown;
-use paybell_shared::telemetry;
 use rand::RngExt as _;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::api::{Api, Order, Registration};
 use crate::output::{Exit, Failure};
-use crate::simulator::ledger::Truth;
-use crate::simulator::stripe::Stripe;
-use crate::simulator::{Account, Dialect as _, Sender, Settings, http_client};
+use crate::simulator::{self, Dialect};
 
-use super::serve::{self, Addresses};
-use plan::{Job, Plan, PlannedOrder, Work};
-use sheet::{Counts, Difference, Durations, Sheet};
+use plan::{Job, Plan, PlannedOrder, Role, Work};
+use sheet::{Counts, Difference, Durations, PspLine, Sheet};
+use stage::{HastyClock, Player, Stage};
 
 /// Requests at once: PUTs before the start, webhooks after it.
 const IN_FLIGHT_MAX: usize = 64;
-/// After how long a webhook that is not acknowledged is sent again: Stripe's manner, in a demo's time.
-const RETRIES: [Duration; 5] = [
-    Duration::from_millis(50),
-    Duration::from_millis(200),
-    Duration::from_millis(800),
-    Duration::from_secs(2),
-    Duration::from_secs(4),
-];
+/// Retries in a demo's time: an hour of the PSP's is a second, within these bounds, and no more than so many.
+const RETRY_HURRY: u32 = 3_600;
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(4);
+const RETRIES_MAX: usize = 6;
 /// An order is looked at after so long, and again after an eighth of the time that it has taken, until it agrees. So the lag
 /// is measured to 5 ms or an eighth, and looking is no load on a system that is behind.
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_FRACTION: u32 = 8;
-/// Embedded databases open in less, on any disk.
-const READY_MAX: Duration = Duration::from_secs(15);
-const READY_EVERY: Duration = Duration::from_millis(20);
 /// After the last answer, orders have so long to come to the truth.
-const SETTLE_MAX: Duration = Duration::from_secs(30);
+const SETTLE_MAX: Duration = Duration::from_secs(60);
+/// While orders differ whose PSP keeps silent, the demo's clock goes forward by an hour, so that Paybell asks: at once, and
+/// again after so long.
+const HOUR: Duration = Duration::from_hours(1);
+const LEAP_EVERY: Duration = Duration::from_secs(5);
 /// Between two comparisons of all orders.
 const COMPARE_EVERY: Duration = Duration::from_millis(100);
 /// Orders on a page of the list.
 const PAGE: usize = 100;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  paybell demo\n  paybell demo --orders 2000 --seed 7\n  paybell demo --keep\n\n\
-                  Exit: 0 every order agrees with the simulated Stripe's ledger, 1 one differs, 3 it could not run.")]
+#[command(after_help = "Examples:\n  paybell demo\n  paybell demo --psps all\n  \
+                  paybell demo --orders 2000 --seed 7\n  paybell demo --keep\n\n\
+                  Exit: 0 every order agrees with the simulated PSP's ledger, 1 one differs, 2 no such PSP, 3 it could not run.")]
 pub struct Args {
     /// How many orders to register and pay.
     #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     orders: u32,
+    /// The PSPs to play, separated by commas, or `all`; a wrong one lists them.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', default_value = "stripe")]
+    psps: Vec<String>,
     /// Repeats what another run did; default: a new one.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -82,11 +82,12 @@ pub struct Args {
 /// # Errors
 /// The system cannot be started.
 pub async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let cast = cast(&args.psps).map_err(Failure::usage)?;
     let folder = TemporaryFolder::new().map_err(Failure::unknown)?;
     log_to(&folder.path.join("demo.log")).map_err(Failure::unknown)?;
     let shutdown = Shutdown::new();
     let finished = tokio::select! {
-        finished = play(&args, &folder.path, &shutdown) => finished.map(Some),
+        finished = play(&args, cast, &folder.path, &shutdown) => finished.map(Some),
         _ = tokio::signal::ctrl_c() => Ok(None),
     };
     let exit = match finished {
@@ -155,33 +156,48 @@ fn log_to(path: &Path) -> anyhow::Result<()> {
     lines.try_init().map_err(|error| anyhow::anyhow!(error))
 }
 
-/// What runs, and where.
-struct Stage {
-    stripe: Account,
-    sender: Sender,
-    api: Api,
-    addresses: Addresses,
-    simulator: std::net::SocketAddr,
-    config: PathBuf,
+/// Who plays.
+fn cast(ids: &[String]) -> anyhow::Result<Vec<Role>> {
+    let mut dialects: Vec<&'static dyn Dialect> = Vec::new();
+    for id in ids {
+        if id == "all" {
+            dialects.extend(simulator::ALL);
+        } else if let Some(dialect) = simulator::find(id) {
+            dialects.push(dialect);
+        } else {
+            let known: Vec<&str> = simulator::ALL.iter().map(|dialect| dialect.id()).collect();
+            bail!("--psps {id:?}: it is all, or any of {}", known.join(", "));
+        }
+    }
+    let mut cast: Vec<Role> = Vec::new();
+    for dialect in dialects {
+        if !cast.iter().any(|role| role.dialect.id() == dialect.id()) {
+            let can_be_asked = psp::find(dialect.psp()).is_some_and(|psp| psp.profile().can.payment_status);
+            cast.push(Role { dialect, can_be_asked });
+        }
+    }
+    Ok(cast)
 }
 
-async fn play(args: &Args, folder: &Path, shutdown: &Shutdown) -> anyhow::Result<(Sheet, Stage)> {
+async fn play(args: &Args, cast: Vec<Role>, folder: &Path, shutdown: &Shutdown) -> anyhow::Result<(Sheet, Stage)> {
     let started = Instant::now();
     let seed = args.seed.unwrap_or_else(|| rand::rng().random());
-    let (plan, ledger) = Plan::new(args.orders as usize, seed, SystemClock.now().seconds());
-    let truths: BTreeMap<String, Truth> =
-        plan.orders.iter().filter_map(|order| Some((order.id.clone(), ledger.truth(&order.id)?))).collect();
-    let stage = Stage::set(Account::new(&Stripe, Stripe.settings(), ledger), folder, shutdown).await?;
+    let (plan, ledgers) = Plan::new(&cast, args.orders as usize, seed, SystemClock.now().seconds());
+    let clock = Arc::new(HastyClock::default());
+    let stage = Stage::set(cast.iter().map(|role| role.dialect).zip(ledgers).collect(), folder, &clock, shutdown).await?;
     let progress = Progress::new(args.json, plan.registered_first.len() + plan.jobs.len());
     let registered_late = plan.orders.len() - plan.registered_first.len();
 
     progress.say("starting");
     stage.wait_until_ready(shutdown).await?;
-    let performance = Arc::new(Performance::new(&stage, plan.orders, truths)?);
+    let performance = Arc::new(Performance::new(&stage, plan.orders, &clock)?);
     performance.register_first(&plan.registered_first, &progress).await?;
     performance.send_all(plan.jobs, &progress).await;
     progress.say("waiting for the last orders");
-    let (differences, balance, statuses) = performance.settle().await?;
+    let settled = performance.settle().await;
+    // Whoever goes on from here, by `--keep`, has no hours to lose.
+    clock.be_right_again();
+    let settled = settled?;
     progress.finish();
 
     let record = performance.take_record()?;
@@ -192,160 +208,72 @@ async fn play(args: &Args, folder: &Path, shutdown: &Shutdown) -> anyhow::Result
     let sheet = Sheet {
         seed,
         took: started.elapsed(),
+        psps: performance.psp_lines(&settled, &record.by_psp),
         counts: record.counts,
         acknowledgement: record.acknowledgement,
         lag: record.lag,
-        statuses,
+        statuses: settled.statuses,
         orders: performance.orders.len(),
         registered_late,
-        balance,
-        differences,
+        balance: settled.balance,
+        differences: settled.differences,
         problems,
     };
     Ok((sheet, stage))
 }
 
-impl Stage {
-    /// Starts the simulated Stripe, then Paybell, all on free ports.
-    async fn set(stripe: Account, folder: &Path, shutdown: &Shutdown) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("no free port for the simulated Stripe")?;
-        let simulator = listener.local_addr()?;
-        let (router, stopping) = (stripe.api().context("Stripe has an API")?, shutdown.clone());
-        shutdown.spawn("simulated Stripe", async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(async move { stopping.stopping().await });
-            Ok(served.await?)
-        });
-        let settings = Arc::clone(&stripe.settings);
-        let token = hex::encode(rand::rng().random::<[u8; 24]>());
-        let any =
-            Addresses { ingress: ([127, 0, 0, 1], 0).into(), api: ([127, 0, 0, 1], 0).into(), ops: ([127, 0, 0, 1], 0).into() };
-        let text = configuration(folder, any, simulator, &token, &settings);
-        // The environment is somebody else's configuration.
-        let config = Config::parse(&text, "the demo's configuration", std::iter::empty())?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let addresses = serve::start(&config, Arc::clone(&clock), telemetry::init_metrics()?, shutdown).await?;
-        let path = folder.join("paybell.toml");
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        std::io::Write::write_all(&mut file, configuration(folder, addresses, simulator, &token, &settings).as_bytes())?;
-
-        let url = format!("http://{}/webhooks/stripe", addresses.ingress);
-        stripe.set_endpoint(&url);
-        let http = http_client()?;
-        let api = Api::new(http.clone(), &format!("http://{}", addresses.api), &token);
-        let sender = Sender::new(http, &Stripe, url, Arc::clone(&stripe.settings), clock);
-        Ok(Self { stripe, sender, api, addresses, simulator, config: path })
-    }
-
-    /// Waits for the databases to be open.
-    async fn wait_until_ready(&self, shutdown: &Shutdown) -> anyhow::Result<()> {
-        let url = format!("http://{}/readyz", self.addresses.ops);
-        let http = http_client()?;
-        let deadline = Instant::now() + READY_MAX;
-        loop {
-            let answer = http.get(&url).send().await;
-            let said = match answer {
-                Ok(answer) if answer.status().is_success() => return Ok(()),
-                Ok(answer) => answer.text().await.unwrap_or_default(),
-                Err(error) => error.to_string(),
-            };
-            anyhow::ensure!(!shutdown.has_crashed(), "a part of Paybell crashed at its start");
-            anyhow::ensure!(Instant::now() < deadline, "Paybell is not ready after {} s: {said}", READY_MAX.as_secs());
-            tokio::time::sleep(READY_EVERY).await;
-        }
-    }
-
-    fn introduce(&self) {
-        eprintln!("Everything stays up; Ctrl-C ends it.");
-        eprintln!("  webhooks      http://{}/webhooks/stripe", self.addresses.ingress);
-        eprintln!("  internal API  http://{}/v1/orders (its token is in {})", self.addresses.api, self.config.display());
-        eprintln!("  operators     http://{}/readyz and /metrics", self.addresses.ops);
-        eprintln!(
-            "  Stripe's API  http://{}/v1/events (key {})",
-            self.simulator,
-            self.stripe.settings.api_key.as_deref().unwrap_or_default()
-        );
-        eprintln!("Try it:\n  {}", serve::send_line(&self.config));
-    }
-}
-
-fn configuration(
-    folder: &Path,
-    addresses: Addresses,
-    simulator: std::net::SocketAddr,
-    token: &str,
-    settings: &Settings,
-) -> String {
-    let database = |name: &str| toml::Value::String(format!("sqlite:{}", folder.join(name).display())).to_string();
-    format!(
-        r#"# The demo's; gone with it.
-[ingress]
-listen = "{ingress}"
-ops_listen = "{ops}"
-
-[api]
-listen = "{api}"
-token = "{token}"
-
-[queue]
-url = {queue}
-
-[store]
-url = {store}
-
-[seen]
-url = "memory:"
-
-[[psp]]
-id = "stripe"
-mode = "test"
-secrets = ["{secret}"]
-api_key = "{api_key}"
-api_url = "http://{simulator}"
-"#,
-        ingress = addresses.ingress,
-        ops = addresses.ops,
-        api = addresses.api,
-        queue = database("queue.db"),
-        store = database("store.db"),
-        secret = settings.secret,
-        api_key = settings.api_key.as_deref().unwrap_or_default(),
-    )
-}
-
 /// The demo while it runs: what every request needs, and what has been counted so far.
 struct Performance {
-    stripe: Account,
-    sender: Sender,
+    players: Vec<Player>,
     api: Api,
     orders: Vec<PlannedOrder>,
-    truths: BTreeMap<String, Truth>,
+    /// By the order's id: its place in `orders`.
+    places: BTreeMap<String, usize>,
     /// By order: telling jobs that are not done yet.
     waiting_for: Vec<AtomicUsize>,
+    clock: Arc<HastyClock>,
     record: Mutex<Option<Record>>,
 }
 
 struct Record {
     counts: Counts,
+    by_psp: Vec<PspCounts>,
     acknowledgement: Durations,
     lag: Durations,
     problems: Vec<String>,
 }
 
+#[derive(Clone, Copy, Default)]
+struct PspCounts {
+    acknowledged: u64,
+    /// Of these, copies.
+    duplicates: u64,
+}
+
+/// How everything ended.
+struct Settled {
+    differences: Vec<Difference>,
+    balance: serde_json::Value,
+    /// Orders by status: the ledgers' count, Paybell's count.
+    statuses: BTreeMap<String, (usize, usize)>,
+}
+
 impl Performance {
-    fn new(stage: &Stage, orders: Vec<PlannedOrder>, truths: BTreeMap<String, Truth>) -> anyhow::Result<Self> {
+    fn new(stage: &Stage, orders: Vec<PlannedOrder>, clock: &Arc<HastyClock>) -> anyhow::Result<Self> {
         let record = Record {
             counts: Counts::default(),
+            by_psp: vec![PspCounts::default(); stage.players.len()],
             acknowledgement: Durations::new()?,
             lag: Durations::new()?,
             problems: Vec::new(),
         };
         Ok(Self {
-            stripe: stage.stripe.clone(),
-            sender: stage.sender.clone(),
+            players: stage.players.clone(),
             api: stage.api.clone(),
             waiting_for: orders.iter().map(|order| AtomicUsize::new(order.telling)).collect(),
+            places: orders.iter().enumerate().map(|(place, order)| (order.id.clone(), place)).collect(),
             orders,
-            truths,
+            clock: Arc::clone(clock),
             record: Mutex::new(Some(record)),
         })
     }
@@ -362,9 +290,10 @@ impl Performance {
 
     async fn register(&self, order: usize) -> anyhow::Result<()> {
         let planned = &self.orders[order];
+        let player = &self.players[planned.psp];
         let registration = Registration {
-            psp: Stripe.id().to_owned(),
-            account: None,
+            psp: player.account.dialect.psp().to_owned(),
+            account: Some(player.name.to_owned()),
             payment_id: planned.payment_id.clone(),
             amount: planned.amount,
             currency: planned.currency.to_owned(),
@@ -435,6 +364,8 @@ impl Performance {
 
     /// Does one job; returns its order if all is said about it now.
     async fn perform(&self, job: Job) -> Option<usize> {
+        let psp = self.orders[job.order].psp;
+        let player = &self.players[psp];
         let tells = match job.work {
             Work::Register => match self.register(job.order).await {
                 Ok(()) => true,
@@ -444,7 +375,7 @@ impl Performance {
                 }
             },
             Work::Send { webhook, telling, duplicate } => {
-                let (result, sent) = self.sender.deliver(&webhook, &RETRIES).await;
+                let (result, sent) = player.sender.deliver(&webhook, &hurried(player.account.dialect.retries())).await;
                 let acknowledged = result.as_ref().is_ok_and(|answered| answered.status.is_success());
                 self.note(|record| {
                     record.counts.sent += u64::from(sent);
@@ -453,22 +384,25 @@ impl Performance {
                         Ok(answered) if acknowledged => {
                             record.counts.acknowledged += 1;
                             record.counts.duplicates += u64::from(duplicate);
+                            record.by_psp[psp].acknowledged += 1;
+                            record.by_psp[psp].duplicates += u64::from(duplicate);
                             record.acknowledgement.record(answered.took);
                         }
                         Ok(_) | Err(_) => record.counts.undelivered += 1,
                     }
                 });
                 if acknowledged {
-                    self.stripe.ledger_mut().acknowledge(&webhook.id);
+                    player.account.ledger_mut().acknowledge(&webhook.id);
                 }
                 telling && acknowledged
             }
             Work::Forge { webhook, forgery } => {
-                let refused = self
-                    .sender
-                    .forge(&webhook, forgery)
-                    .await
-                    .is_ok_and(|answered| answered.is_some_and(|answered| answered.status.as_u16() == 401));
+                let status = match player.sender.forge(&webhook, forgery).await {
+                    Ok(Some(answered)) => Some(answered.status.as_u16()),
+                    Ok(None) => return None,
+                    Err(_) => None,
+                };
+                let refused = status == Some(player.account.dialect.refused_with());
                 self.note(|record| {
                     record.counts.sent += 1;
                     let counts = &mut record.counts;
@@ -486,7 +420,7 @@ impl Performance {
         let planned = &self.orders[order];
         loop {
             if let Ok(Some(found)) = self.api.order(&planned.id).await
-                && self.agrees(&found)
+                && agrees(planned, &found)
             {
                 break;
             }
@@ -497,38 +431,45 @@ impl Performance {
         }
     }
 
-    fn agrees(&self, order: &Order) -> bool {
-        self.truths.get(&order.id).is_some_and(|truth| {
-            truth.status == order.status
-                && (truth.captured, truth.refunded, truth.disputed) == (order.captured, order.refunded, order.disputed)
-        })
-    }
-
-    /// Compares all orders until they agree and the books stand still, or the time is up.
-    async fn settle(&self) -> anyhow::Result<(Vec<Difference>, serde_json::Value, BTreeMap<String, (usize, usize)>)> {
+    /// Compares all orders until they agree and the books stand still, or the time is up. Meanwhile hours pass, in which Paybell
+    /// asks about what it was not told.
+    async fn settle(&self) -> anyhow::Result<Settled> {
         let deadline = Instant::now() + SETTLE_MAX;
-        let acknowledged = {
-            let ledger = self.stripe.ledger();
-            ledger.events().iter().filter(|event| ledger.is_acknowledged(&event.id)).count()
-        };
+        let mut leaps = Instant::now();
         let mut before = serde_json::Value::Null;
         loop {
             let found = self.all_orders().await?;
             let balance = self.api.balance().await?;
-            let booked: i64 = sheet::outcomes(&balance).values().sum();
+            let unbooked = self.unbooked(&balance);
             let differences = self.differences(&found);
-            let stands_still = before == balance && usize::try_from(booked).is_ok_and(|booked| booked >= acknowledged);
+            let stands_still = before == balance && unbooked.is_none();
             let is_late = Instant::now() >= deadline;
             if (differences.is_empty() && stands_still) || is_late {
                 if !stands_still {
-                    let problem = format!("the books hold {booked} events, {acknowledged} were acknowledged");
+                    let problem = unbooked.unwrap_or_else(|| "the books do not stand still".to_owned());
                     self.note(|record| record.problems.push(problem));
                 }
-                return Ok((differences, balance, self.statuses(&found)));
+                return Ok(Settled { differences, balance, statuses: self.statuses(&found) });
             }
             before = balance;
+            if !differences.is_empty() && Instant::now() >= leaps {
+                self.clock.leap(HOUR);
+                leaps += LEAP_EVERY;
+            }
             tokio::time::sleep(COMPARE_EVERY).await;
         }
+    }
+
+    /// Where the books hold fewer events than a PSP had acknowledged. Hints stand in no book.
+    fn unbooked(&self, balance: &serde_json::Value) -> Option<String> {
+        let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = &record.as_ref()?.by_psp;
+        let short = self.players.iter().zip(counts).filter(|(player, _)| !player.hints).find_map(|(player, counts)| {
+            let booked = sheet::booked(balance, player.account.dialect.psp(), player.name);
+            let told = counts.acknowledged.saturating_sub(counts.duplicates);
+            (booked < told).then(|| (player.account.dialect.id(), booked, told))
+        });
+        short.map(|(psp, booked, told)| format!("{psp}: the books hold {booked} events, {told} were acknowledged"))
     }
 
     async fn all_orders(&self) -> anyhow::Result<BTreeMap<String, Order>> {
@@ -547,28 +488,65 @@ impl Performance {
     }
 
     fn differences(&self, found: &BTreeMap<String, Order>) -> Vec<Difference> {
-        let differing = self.orders.iter().filter(|order| !found.get(&order.id).is_some_and(|found| self.agrees(found)));
+        let differing = self.orders.iter().filter(|order| !found.get(&order.id).is_some_and(|found| agrees(order, found)));
         let planned = differing.map(|order| Difference {
             order: order.id.clone(),
-            ledger: self.truths.get(&order.id).cloned(),
+            psp: Some(self.players[order.psp].account.dialect.id()),
+            lost: order.lost,
+            ledger: Some(order.truth.clone()),
             paybell: found.get(&order.id).cloned(),
         });
         // Orders that nobody made.
-        let strangers = found.values().filter(|order| !self.truths.contains_key(&order.id));
-        let strangers = strangers.map(|order| Difference { order: order.id.clone(), ledger: None, paybell: Some(order.clone()) });
+        let strangers = found.values().filter(|order| !self.places.contains_key(&order.id));
+        let strangers = strangers.map(|order| Difference {
+            order: order.id.clone(),
+            psp: None,
+            lost: false,
+            ledger: None,
+            paybell: Some(order.clone()),
+        });
         planned.chain(strangers).collect()
     }
 
     fn statuses(&self, found: &BTreeMap<String, Order>) -> BTreeMap<String, (usize, usize)> {
         let mut statuses: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        for truth in self.truths.values() {
-            statuses.entry(truth.status.to_owned()).or_default().0 += 1;
+        for order in &self.orders {
+            statuses.entry(order.truth.status.to_owned()).or_default().0 += 1;
         }
         for order in found.values() {
             statuses.entry(order.status.clone()).or_default().1 += 1;
         }
         statuses
     }
+
+    fn psp_lines(&self, settled: &Settled, counts: &[PspCounts]) -> Vec<PspLine> {
+        let players = self.players.iter().zip(counts).enumerate();
+        let lines = players.map(|(psp, (player, counts))| {
+            let id = player.account.dialect.id();
+            let orders: Vec<&PlannedOrder> = self.orders.iter().filter(|order| order.psp == psp).collect();
+            PspLine {
+                psp: id,
+                proof: if player.hints { "hint" } else { "proven" },
+                orders: orders.len(),
+                agree: orders.len() - settled.differences.iter().filter(|difference| difference.psp == Some(id)).count(),
+                lost: orders.iter().filter(|order| order.lost).count(),
+                acknowledged: counts.acknowledged,
+                duplicates: counts.duplicates,
+            }
+        });
+        lines.collect()
+    }
+}
+
+fn agrees(planned: &PlannedOrder, found: &Order) -> bool {
+    let truth = &planned.truth;
+    truth.status == found.status
+        && (truth.captured, truth.refunded, truth.disputed) == (found.captured, found.refunded, found.disputed)
+}
+
+/// A PSP's retries in a demo's time.
+fn hurried(retries: &[Duration]) -> Vec<Duration> {
+    retries.iter().take(RETRIES_MAX).map(|wait| (*wait / RETRY_HURRY).clamp(RETRY_MIN, RETRY_MAX)).collect()
 }
 
 /// A bar on a terminal, else a line for each quarter; on standard error, so that the sheet can be piped.

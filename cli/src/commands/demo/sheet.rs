@@ -40,18 +40,40 @@ pub struct Counts {
 #[derive(Clone, Debug, Serialize)]
 pub struct Difference {
     pub order: String,
+    /// `None`: nobody made this order.
+    pub psp: Option<&'static str>,
+    /// No webhook about it was sent.
+    pub lost: bool,
     pub ledger: Option<Truth>,
     pub paybell: Option<Order>,
+}
+
+/// What became of one PSP's part.
+#[derive(Clone, Debug, Serialize)]
+pub struct PspLine {
+    pub psp: &'static str,
+    /// `proven`, or `hint`.
+    pub proof: &'static str,
+    pub orders: usize,
+    /// Of these, how many are as the ledger has them.
+    pub agree: usize,
+    /// Orders of which no webhook was sent.
+    pub lost: usize,
+    /// Webhooks that were answered 2xx.
+    pub acknowledged: u64,
+    /// Of these, copies.
+    pub duplicates: u64,
 }
 
 /// Everything that is said at the end.
 pub struct Sheet {
     pub seed: u64,
     pub took: Duration,
+    pub psps: Vec<PspLine>,
     pub counts: Counts,
     pub acknowledgement: Durations,
     pub lag: Durations,
-    /// Orders by status: the ledger's count, Paybell's count.
+    /// Orders by status: the ledgers' count, Paybell's count.
     pub statuses: BTreeMap<String, (usize, usize)>,
     pub orders: usize,
     pub registered_late: usize,
@@ -110,7 +132,7 @@ impl Sheet {
             .collect();
         output::json(&serde_json::json!({
             "agrees": self.agrees(), "seed": self.seed, "took_s": self.took.as_secs_f64(),
-            "orders": self.orders, "registered_late": self.registered_late, "webhooks": self.counts,
+            "orders": self.orders, "registered_late": self.registered_late, "psps": self.psps, "webhooks": self.counts,
             "inbox": outcomes(&self.balance), "orders_by_status": statuses,
             "acknowledgement": self.acknowledgement.json(), "lag_webhook_to_order": self.lag.json(),
             "differences_total": self.differences.len(),
@@ -125,6 +147,13 @@ impl Sheet {
             [
                 "orders".to_owned(),
                 format!("{}, {} of them registered among or after their webhooks", self.orders, self.registered_late),
+            ],
+            [
+                "orders without webhooks".to_owned(),
+                format!(
+                    "{}: all of theirs were lost, and their PSP was asked",
+                    self.psps.iter().map(|line| line.lost).sum::<usize>()
+                ),
             ],
             ["webhooks sent".to_owned(), format!("{} ({} sent again)", counts.sent, counts.retried)],
             ["acknowledged".to_owned(), counts.acknowledged.to_string()],
@@ -148,22 +177,39 @@ impl Sheet {
             format!("{}; last needed acknowledgement until the API shows the ledger's truth, by polling", self.lag.text()),
         ]);
         output::line(output::table(["balance sheet", ""], rows));
+        let lines = self.psps.iter().map(|line| {
+            [
+                line.psp.to_owned(),
+                line.proof.to_owned(),
+                line.orders.to_string(),
+                line.agree.to_string(),
+                line.lost.to_string(),
+                line.acknowledged.to_string(),
+                line.duplicates.to_string(),
+            ]
+        });
+        let header = ["PSP", "webhooks are", "orders", "that agree", "without webhooks", "acknowledged", "of these duplicates"];
+        output::line(output::table(header, lines));
         let statuses =
             self.statuses.iter().map(|(status, (ledger, paybell))| [status.clone(), ledger.to_string(), paybell.to_string()]);
-        output::line(output::table(["orders by status", "Stripe's ledger", "Paybell"], statuses));
+        output::line(output::table(["orders by status", "ledgers", "Paybell"], statuses));
         self.print_differences();
         for problem in &self.problems {
             output::line(format_args!("problem: {}", output::printable(problem)));
         }
         let verdict = if self.agrees() {
-            format!(
-                "Every order agrees with the simulated Stripe's ledger: status, captured, refunded, disputed ({}).",
-                self.orders
-            )
+            format!("Every order agrees with {}: status, captured, refunded, disputed ({}).", self.ledgers(), self.orders)
         } else {
-            format!("{} of {} orders differ from the simulated Stripe's ledger.", self.differences.len(), self.orders)
+            format!("{} of {} orders differ from {}.", self.differences.len(), self.orders, self.ledgers())
         };
         output::line(format_args!("{verdict} Seed {}, {:.1} s.", self.seed, self.took.as_secs_f64()));
+    }
+
+    fn ledgers(&self) -> String {
+        match &self.psps[..] {
+            [line] => format!("the ledger of the simulated {}", line.psp),
+            lines => format!("the ledgers of the {} simulated PSPs", lines.len()),
+        }
     }
 
     fn print_differences(&self) {
@@ -178,11 +224,12 @@ impl Sheet {
             let paybell = difference.paybell.as_ref();
             [
                 difference.order.clone(),
+                format!("{}{}", difference.psp.unwrap_or("(nobody)"), if difference.lost { ", no webhooks" } else { "" }),
                 ledger.map_or_else(|| "(unknown)".to_owned(), |it| shown(it.status, it.captured, it.refunded, it.disputed)),
                 paybell.map_or_else(|| "(unknown)".to_owned(), |it| shown(&it.status, it.captured, it.refunded, it.disputed)),
             ]
         });
-        output::line(output::table(["order that differs", "Stripe's ledger", "Paybell"], rows));
+        output::line(output::table(["order that differs", "PSP", "ledger", "Paybell"], rows));
         if self.differences.len() > DIFFERENCES_SHOWN {
             output::line(format_args!("… and {} more", self.differences.len() - DIFFERENCES_SHOWN));
         }
@@ -200,9 +247,16 @@ pub fn outcomes(balance: &Value) -> BTreeMap<String, i64> {
     outcomes
 }
 
+/// Events of one account, whatever their outcome.
+pub fn booked(balance: &Value, psp: &str, account: &str) -> u64 {
+    let lines = balance["events"].as_array().into_iter().flatten();
+    let own = lines.filter(|line| line["psp"] == psp && line["account"] == account);
+    own.filter_map(|line| line["count"].as_u64()).sum()
+}
+
 const fn words(forgery: Forgery) -> &'static str {
     match forgery {
-        Forgery::WrongSecret => "signed with another secret",
+        Forgery::WrongSecret => "another secret or token",
         Forgery::AlteredByte => "a byte altered",
         Forgery::Stale => "signed an hour ago",
     }
