@@ -206,9 +206,9 @@ impl Dialect for Adyen {
         &RETRIES
     }
 
-    /// A payment that is given up before anybody paid is no payment of Adyen's.
+    /// A payment that nobody has tried to pay is no payment of Adyen's yet.
     fn plays(&self, story: Story) -> bool {
-        story != Story::Canceled
+        !matches!(story, Story::Pending | Story::Canceled)
     }
 }
 

@@ -170,6 +170,11 @@ impl Dialect for Square {
     fn plays(&self, story: Story) -> bool {
         story != Story::FailedThenPaid
     }
+
+    /// There is no list of one payment's disputes.
+    fn tells_when_asked(&self, story: Story) -> bool {
+        !matches!(story, Story::Disputed | Story::DisputeLost)
+    }
 }
 
 /// The value of `x-square-hmacsha256-signature`: HMAC-SHA256 over the registered URL and the body.
