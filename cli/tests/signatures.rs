@@ -202,7 +202,8 @@ fn every_story_that_webhooks_tell_comes_to_its_end() {
             for _ in 0..20 {
                 told.shuffle(&mut rng);
                 let currency = Currency::parse(dialect.currencies()[0]).unwrap();
-                let mut order = Registers { expected: Some(Money::new(4999, currency)), ..Registers::default() };
+                let mut order = Registers::default();
+                order.expected = Some(Money::new(4999, currency));
                 for event in &told {
                     order.join(event, event.mode.is_some_and(|mode| mode != account.mode));
                 }
