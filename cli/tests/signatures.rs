@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use paybell::simulator::ledger::{Event, Ledger};
 use paybell::simulator::story::Story;
 use paybell::simulator::{self, Dialect, Forgery, Seed, Settings, SignedCall, Situation, Webhook};
 use paybell_shared::clock::Timestamp;
 use paybell_shared::envelope::Envelope;
-use paybell_shared::event::Mode;
+use paybell_shared::event::{Mode, PaymentEvent};
 use paybell_shared::money::{Currency, Money};
 use paybell_shared::psp::{self, Account, Api, Asked, Keys, Proof, Rejection, TranslateError, Verified, WebhookRequest};
 use paybell_shared::secret::Secret;
@@ -17,6 +18,7 @@ use paybell_worker::order::{Registers, Rules};
 use proptest::prelude::*;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use tower::ServiceExt as _;
 
 const TOLERANCE_S: u32 = 300;
@@ -52,6 +54,7 @@ fn account(dialect: &dyn Dialect, settings: &Settings) -> Account {
             merchant_id: settings.merchant_id.clone(),
         },
         order_reference: None,
+        capture: psp::Capture::default(),
     }
 }
 
@@ -185,6 +188,50 @@ fn every_event_that_can_be_sent_is_understood() {
             }
         }
         assert!(understood > 0, "{}", dialect.id());
+    }
+}
+
+/// In any order of arrival. Hints say nothing by themselves.
+#[test]
+fn every_story_that_webhooks_tell_comes_to_its_end() {
+    for dialect in simulator::ALL.iter().copied().filter(|dialect| !dialect.hints()) {
+        let settings = settings(dialect);
+        let account = account(dialect, &settings);
+        for story in Story::ALL.into_iter().filter(|story| dialect.plays(*story) && dialect.tells(*story)) {
+            let mut rng = StdRng::seed_from_u64(7);
+            let mut ledger = Ledger::new(dialect, false, 1);
+            story.play(&mut ledger, "ORD-1001", 4999, dialect.currencies()[0], &mut rng, NOW);
+            let truth = ledger.truth("ORD-1001").unwrap();
+            let mut told: Vec<_> = ledger.events().iter().flat_map(|event| events(&account, dialect, &settings, event)).collect();
+            for _ in 0..20 {
+                told.shuffle(&mut rng);
+                let currency = Currency::parse(dialect.currencies()[0]).unwrap();
+                let mut order = Registers::default();
+                order.expected = Some(Money::new(4999, currency));
+                for event in &told {
+                    order.join(event, event.mode.is_some_and(|mode| mode != account.mode));
+                }
+                let view = order.view(&Rules::default());
+                assert_eq!(
+                    (view.status.as_str(), view.captured, view.refunded, view.disputed),
+                    (truth.status, truth.captured, truth.refunded, truth.disputed),
+                    "{} {story:?}",
+                    dialect.id()
+                );
+            }
+        }
+    }
+}
+
+/// What the adapter makes of an event that the simulator sends.
+fn events(account: &Account, dialect: &dyn Dialect, settings: &Settings, event: &Event) -> Vec<PaymentEvent> {
+    let call = dialect.sign(settings, &event.into(), NOW).unwrap();
+    let verified = verify(dialect, settings, &call, NOW).unwrap();
+    let envelope = Envelope::new(account, verified, Timestamp::from_seconds(NOW), call.body, None);
+    match account.psp.translate(&envelope, account) {
+        Ok(events) => events,
+        Err(TranslateError::Ignored(_)) => Vec::new(),
+        Err(error) => panic!("{}, {}: {error}", dialect.id(), event.event_type),
     }
 }
 

@@ -227,7 +227,7 @@ pub enum ConfigError {
 
 /// Keys whose values have a form. Only these are repeated in an error: what stands before a `=` may be part of a secret, if
 /// a string goes over several lines.
-const KEYS_THAT_MAY_BE_MALFORMED: [&str; 12] = [
+const KEYS_THAT_MAY_BE_MALFORMED: [&str; 13] = [
     "allow_private",
     "over_capture_percent",
     "listen",
@@ -238,6 +238,7 @@ const KEYS_THAT_MAY_BE_MALFORMED: [&str; 12] = [
     "registration",
     "mode",
     "scheme",
+    "capture",
     "allow_from",
     "tolerance_s",
 ];
@@ -745,6 +746,7 @@ fn read_secret(source: &SecretSource, setting: String) -> Result<Secret, ConfigE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::psp::Capture;
 
     pub(super) const STRIPE: &str = "[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['whsec_hush']\n";
 
@@ -891,6 +893,8 @@ mod tests {
         ] {
             check(&format!("{STRIPE}{extra}"), &["psp[0].", named]);
         }
+        let capture = |extra: &str| parse(&format!("{STRIPE}{extra}"), &[]).unwrap().accounts[0].account.capture;
+        assert_eq!((capture(""), capture("capture = 'automatic'")), (Capture::Manual, Capture::Automatic));
     }
 
     #[test]

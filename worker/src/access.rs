@@ -106,7 +106,8 @@ mod tests {
     use paybell_shared::envelope::Envelope;
     use paybell_shared::event::{Mode, PaymentEvent};
     use paybell_shared::psp::{
-        AccessToken, Api, Keys, Profile, Psp, Rejection, SettingError, TranslateError, Verified, WebhookRequest, stripe::Stripe,
+        AccessToken, Api, Capture, Keys, Profile, Psp, Rejection, SettingError, TranslateError, Verified, WebhookRequest,
+        stripe::Stripe,
     };
     use paybell_shared::secret::Secret;
 
@@ -169,6 +170,7 @@ mod tests {
             keys: Keys::default(),
             api: Api::default(),
             order_reference: None,
+            capture: Capture::default(),
         };
         (key, account, Office(AtomicU32::new(0)))
     }

@@ -351,6 +351,7 @@ mod tests {
             keys: Keys::default(),
             api: Api { key: Some(Secret::new("api_key", "sk_test_1")), ..Api::default() },
             order_reference: None,
+            capture: psp::Capture::default(),
         };
         let context = Context {
             store: Arc::clone(&due.store),

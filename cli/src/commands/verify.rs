@@ -263,6 +263,7 @@ impl Case {
             keys: self.keys.clone(),
             api: Api::default(),
             order_reference: None,
+            capture: psp::Capture::default(),
         };
         Ok(self.adapter.check(&account)?)
     }

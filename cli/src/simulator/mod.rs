@@ -8,6 +8,7 @@
 //! To add a PSP: a file with a unit struct that implements [`Dialect`], one line in [`ALL`].
 
 mod account;
+pub mod adyen;
 pub mod braintree;
 mod braintree_api;
 pub mod checkoutcom;
@@ -25,6 +26,8 @@ pub mod paystack;
 pub mod razorpay;
 mod seed;
 mod sender;
+pub mod square;
+mod square_api;
 pub mod standard_webhooks;
 pub mod story;
 pub mod stripe;
@@ -36,7 +39,21 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &razorpay::Razorpay, &mollie::Mollie, &mollie::MollieClassic, &checkoutcom::Checkoutcom, &gocardless::GoCardless, &paystack::Paystack, &braintree::Braintree, &klarna::Klarna, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Dialect] = &[
+    &stripe::Stripe,
+    &adyen::Adyen,
+    &adyen::AdyenPlatform,
+    &square::Square,
+    &razorpay::Razorpay,
+    &mollie::Mollie,
+    &mollie::MollieClassic,
+    &checkoutcom::Checkoutcom,
+    &gocardless::GoCardless,
+    &paystack::Paystack,
+    &braintree::Braintree,
+    &klarna::Klarna,
+    &standard_webhooks::StandardWebhooks,
+];
 
 /// The dialect of this name.
 #[must_use]

@@ -20,6 +20,7 @@ fuzz_target!(|input: &[u8]| {
         keys: Keys::default(),
         api: Api { key: Some(Secret::new("api_key", "key")), ..Api::default() },
         order_reference: None,
+        capture: psp::Capture::default(),
     };
     let response = Response::new(Bytes::copy_from_slice(&input[end + 1..]));
     let at = Timestamp::from_seconds(1_790_000_000);

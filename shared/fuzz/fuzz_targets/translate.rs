@@ -20,6 +20,7 @@ fuzz_target!(|input: &[u8]| {
             keys: Keys { scheme: scheme.name, ..Keys::default() },
             api: Api::default(),
             order_reference: None,
+            capture: psp::Capture::default(),
         };
         let envelope = Envelope {
             psp: psp.id().into(),

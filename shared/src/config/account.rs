@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::{ConfigError, ConfiguredAccount, DEFAULT_ACCOUNT, check_url, read_secret};
 use crate::clock::Timestamp;
 use crate::event::Mode;
-use crate::psp::{self, Account, Api, Keys, Proof, Psp, Scheme, generic};
+use crate::psp::{self, Account, Api, Capture, Keys, Proof, Psp, Scheme, generic};
 use crate::secret::{Secret, SecretSource};
 
 /// The fewest characters of a token in a URL: 24 of base64url are 144 bits.
@@ -34,6 +34,8 @@ pub(super) struct PspTable {
     merchant_id: Option<String>,
     trusted_root: Option<SecretSource>,
     order_reference: Option<String>,
+    #[serde(default)]
+    capture: Capture,
     #[serde(default = "default_tolerance_s")]
     tolerance_s: u32,
     #[serde(default)]
@@ -136,6 +138,7 @@ impl PspTable {
                 merchant_id: self.merchant_id,
             },
             order_reference: self.order_reference.map(|path| path.split('.').map(str::to_owned).collect()),
+            capture: self.capture,
         };
         if scheme.proof == Proof::Hint && account.api.key.is_none() {
             let problem = format!("is missing: webhooks of {} prove nothing, so its API is asked", adapter.id());

@@ -43,6 +43,12 @@ pub(super) fn api_key(account: &Account) -> Result<HeaderValue, AskError> {
     account.api.key.as_ref().and_then(sane).and_then(credentials).ok_or(AskError::Missing("api_key"))
 }
 
+/// The account's `api_key` as it is, for a header that takes it so.
+pub(super) fn plain_key(account: &Account) -> Result<HeaderValue, AskError> {
+    let key = account.api.key.as_ref().and_then(sane).ok_or(AskError::Missing("api_key"))?;
+    credentials(key).ok_or(AskError::Missing("api_key"))
+}
+
 /// `Basic`, of a name and a secret.
 pub(super) fn basic(name: &str, secret: &Secret) -> Option<HeaderValue> {
     credentials(&format!("Basic {}", STANDARD.encode(format!("{name}:{}", sane(secret)?))))

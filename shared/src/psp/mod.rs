@@ -5,6 +5,7 @@
 //!
 //! To add one: a file with a unit struct that implements [`Psp`], its fixtures beside it, one line in [`ALL`].
 
+pub mod adyen;
 mod answer;
 mod ask;
 pub mod braintree;
@@ -23,6 +24,7 @@ pub mod paystack;
 pub mod razorpay;
 pub mod shopify;
 mod signature;
+pub mod square;
 pub mod standard_webhooks;
 pub mod stripe;
 pub mod svix;
@@ -36,6 +38,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
+use serde::Deserialize;
 
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -43,7 +46,27 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &paypal::PayPal, &razorpay::Razorpay, &mollie::Mollie, &checkoutcom::Checkoutcom, &gocardless::GoCardless, &paystack::Paystack, &flutterwave::FlutterwaveV3, &flutterwave::FlutterwaveV4, &braintree::Braintree, &coinbase_commerce::CoinbaseCommerce, &klarna::Klarna, &standard_webhooks::StandardWebhooks, &svix::Svix, &shopify::Shopify, &github::Github, &generic::Generic];
+pub static ALL: &[&dyn Psp] = &[
+    &stripe::Stripe,
+    &adyen::Adyen,
+    &paypal::PayPal,
+    &square::Square,
+    &razorpay::Razorpay,
+    &mollie::Mollie,
+    &checkoutcom::Checkoutcom,
+    &gocardless::GoCardless,
+    &paystack::Paystack,
+    &flutterwave::FlutterwaveV3,
+    &flutterwave::FlutterwaveV4,
+    &braintree::Braintree,
+    &coinbase_commerce::CoinbaseCommerce,
+    &klarna::Klarna,
+    &standard_webhooks::StandardWebhooks,
+    &svix::Svix,
+    &shopify::Shopify,
+    &github::Github,
+    &generic::Generic,
+];
 
 /// The adapter of a PSP id.
 #[must_use]
@@ -277,6 +300,18 @@ pub struct Account {
     pub api: Api,
     /// Where in the event the merchant's order id stands, from the PSP's object downwards; `None`: the adapter's default.
     pub order_reference: Option<Vec<String>>,
+    pub capture: Capture,
+}
+
+/// Who captures what an account authorises, for PSPs whose webhooks do not say it: the setting `capture`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// The shop, by a request of its own, which the PSP then tells of. The default: nothing counts as paid too early.
+    #[default]
+    Manual,
+    /// The PSP, by itself: what is authorised is paid.
+    Automatic,
 }
 
 impl std::fmt::Debug for Account {

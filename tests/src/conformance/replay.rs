@@ -17,8 +17,8 @@ use paybell_shared::envelope::Envelope;
 use paybell_shared::event::{EventKey, Mode, PaymentEvent, PaymentState};
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
-    Account, Answer, Api, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError,
-    Verified, WebhookRequest,
+    Account, Answer, Api, AskError, Asked, Capture, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
+    TranslateError, Verified, WebhookRequest,
 };
 use paybell_worker::consume::Context;
 use paybell_worker::inbox::{Arrival, Outcome};
@@ -187,6 +187,7 @@ fn account_of(mapping: &'static Mapping) -> Account {
         keys: Keys::default(),
         api: Api::default(),
         order_reference: None,
+        capture: Capture::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use paybell_shared::envelope::Envelope;
 use paybell_shared::event::Mode;
-use paybell_shared::psp::{self, Account, Api, Asked, Keys, Proof};
+use paybell_shared::psp::{self, Account, Api, Asked, Capture, Keys, Proof};
 
 use super::*;
 use CaptureState as C;
@@ -69,6 +69,7 @@ fn account(id: &str) -> Account {
         keys: Keys::default(),
         api: Api::default(),
         order_reference: None,
+        capture: Capture::default(),
     }
 }
 
