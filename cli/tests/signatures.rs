@@ -1,12 +1,14 @@
 //! The simulator signs, the adapters verify: two separate codes, one law.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use paybell::simulator::{self, Dialect, Forgery, Seed, Settings, SignedCall, Situation, Webhook};
 use paybell_shared::clock::Timestamp;
 use paybell_shared::envelope::Envelope;
 use paybell_shared::event::Mode;
-use paybell_shared::psp::{self, Account, Api, Keys, Proof, Rejection, TranslateError, Verified, WebhookRequest};
+use paybell_shared::psp::{self, Account, Api, Keys, Proof, Rejection, TranslateError, Verified, WebhookRequest, generic};
 use paybell_shared::secret::Secret;
 use proptest::prelude::*;
 
@@ -34,7 +36,7 @@ fn account(dialect: &dyn Dialect, settings: &Settings) -> Account {
             webhook_id: settings.webhook_id.clone(),
             public_key: settings.public_key.clone(),
             trusted_root: settings.trusted_root.clone(),
-            generic: None,
+            generic: settings.generic.map(|rules| Arc::new(generic::Rules::new(rules.clone()).unwrap())),
         },
         api: Api {
             key: settings.api_key.as_ref().map(|key| Secret::new("api_key", key)),
@@ -136,7 +138,7 @@ proptest! {
 /// PSPs that sign the body as it stands find any byte.
 #[test]
 fn any_altered_byte_is_found_where_the_body_is_signed_as_it_stands() {
-    for id in ["stripe", "standard-webhooks"] {
+    for id in ["stripe", "standard-webhooks", "svix", "shopify", "github", "generic", "flutterwave-v4", "coinbase-commerce"] {
         let dialect = simulator::find(id).unwrap();
         let settings = settings(dialect);
         let event = dialect.event_types()[0].name;

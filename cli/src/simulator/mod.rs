@@ -8,17 +8,22 @@
 //! To add a PSP: a file with a unit struct that implements [`Dialect`], one line in [`ALL`].
 
 mod account;
+pub mod coinbase_commerce;
 mod decimal;
 pub mod dialect;
+pub mod flutterwave;
+pub mod generic;
 mod http;
 pub mod ledger;
 mod mac;
+mod normalised;
 mod seed;
 mod sender;
 pub mod standard_webhooks;
 pub mod story;
 pub mod stripe;
 mod stripe_api;
+pub mod svix;
 
 pub use account::Account;
 pub use dialect::{Dialect, Forgery, Settings, SignError, SignedCall, Situation, Webhook};
@@ -26,7 +31,18 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Dialect] = &[
+    &stripe::Stripe,
+    &flutterwave::V3,
+    &flutterwave::V4,
+    &flutterwave::V4Plain,
+    &coinbase_commerce::CoinbaseCommerce,
+    &standard_webhooks::StandardWebhooks,
+    &svix::Svix,
+    &generic::Shopify,
+    &generic::Github,
+    &generic::Generic,
+];
 
 /// The dialect of this name.
 #[must_use]
