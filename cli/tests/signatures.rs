@@ -1,6 +1,7 @@
 //! The simulator signs, the adapters verify: two separate codes, one law.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use paybell_shared::clock::Timestamp;
 use paybell_shared::envelope::Envelope;
 use paybell_shared::event::{Mode, PaymentEvent};
 use paybell_shared::money::{Currency, Money};
-use paybell_shared::psp::{self, Account, Api, Asked, Keys, Proof, Rejection, TranslateError, Verified, WebhookRequest};
+use paybell_shared::psp::{self, Account, Api, Asked, Keys, Proof, Rejection, TranslateError, Verified, WebhookRequest, generic};
 use paybell_shared::secret::Secret;
 use paybell_worker::order::{Registers, Rules};
 use proptest::prelude::*;
@@ -45,7 +46,7 @@ fn account(dialect: &dyn Dialect, settings: &Settings) -> Account {
             webhook_id: settings.webhook_id.clone(),
             public_key: settings.public_key.clone(),
             trusted_root: settings.trusted_root.clone(),
-            generic: None,
+            generic: settings.generic.map(|rules| Arc::new(generic::Rules::new(rules.clone()).unwrap())),
         },
         api: Api {
             key: settings.api_key.as_ref().map(|key| Secret::new("api_key", key)),
@@ -148,7 +149,20 @@ proptest! {
 /// PSPs that sign the body as it stands find any byte.
 #[test]
 fn any_altered_byte_is_found_where_the_body_is_signed_as_it_stands() {
-    for id in ["stripe", "razorpay", "mollie", "checkoutcom", "paystack", "standard-webhooks"] {
+    for id in [
+        "stripe",
+        "razorpay",
+        "mollie",
+        "checkoutcom",
+        "paystack",
+        "flutterwave-v4",
+        "coinbase-commerce",
+        "standard-webhooks",
+        "svix",
+        "shopify",
+        "github",
+        "generic",
+    ] {
         let dialect = simulator::find(id).unwrap();
         let settings = settings(dialect);
         let event = dialect.event_types()[0].name;

@@ -214,6 +214,8 @@ pub struct Settings {
     pub api_url: Option<String>,
     pub client_id: Option<String>,
     pub merchant_id: Option<String>,
+    /// How the sender signs, where the configuration says it. Of an account of this process, for as long as it runs.
+    pub generic: Option<&'static psp::generic::Settings>,
 }
 
 impl From<&psp::Account> for Settings {
@@ -231,6 +233,13 @@ impl From<&psp::Account> for Settings {
             api_url: account.api.url.clone(),
             client_id: account.api.client_id.clone(),
             merchant_id: account.api.merchant_id.clone(),
+            generic: account.keys.generic.as_ref().map(|rules| {
+                let lower = |name: &Option<String>| name.as_ref().map(|name| name.to_ascii_lowercase());
+                let mut rules = rules.settings.clone();
+                (rules.header, rules.timestamp_header) = (lower(&rules.header), lower(&rules.timestamp_header));
+                // Headers have the names of constants; one command sends for one account, once.
+                &*Box::leak(Box::new(rules))
+            }),
         }
     }
 }
@@ -373,6 +382,12 @@ pub struct Situation<'a> {
 const BEFORE_S: i64 = 60;
 
 impl Situation<'_> {
+    /// What ids are made of that belong to no order: another for another salt.
+    #[must_use]
+    pub fn seed(&self) -> Seed {
+        Seed::new("staged", &self.salt.to_string(), 0)
+    }
+
     /// Books in which nothing but this scene's story stands.
     #[must_use]
     pub fn played(&self, dialect: &'static dyn Dialect, scene: Scene) -> Ledger {

@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
@@ -15,8 +15,18 @@ pub(super) fn only_for<S: Clone + Send + Sync + 'static>(
     authorization: String,
     refusal: (StatusCode, Value),
 ) -> Router<S> {
+    only_with(router, header::AUTHORIZATION, authorization, refusal)
+}
+
+/// The same for PSPs that have a header of their own for their keys.
+pub(super) fn only_with<S: Clone + Send + Sync + 'static>(
+    router: Router<S>,
+    name: HeaderName,
+    key: String,
+    refusal: (StatusCode, Value),
+) -> Router<S> {
     router.layer(middleware::from_fn(move |headers: HeaderMap, request: Request, next: Next| {
-        let is_known = headers.get(header::AUTHORIZATION).is_some_and(|value| value == authorization.as_str());
+        let is_known = headers.get(&name).is_some_and(|value| value == key.as_str());
         let refusal = (!is_known).then(|| json(refusal.0, &refusal.1));
         async move {
             match refusal {

@@ -12,8 +12,11 @@ pub mod adyen;
 pub mod braintree;
 mod braintree_api;
 pub mod checkoutcom;
+pub mod coinbase_commerce;
 mod decimal;
 pub mod dialect;
+pub mod flutterwave;
+pub mod generic;
 pub mod gocardless;
 mod gocardless_api;
 mod http;
@@ -22,6 +25,7 @@ pub mod ledger;
 mod mac;
 pub mod mollie;
 mod mollie_api;
+mod normalised;
 pub mod paystack;
 pub mod razorpay;
 mod seed;
@@ -32,6 +36,7 @@ pub mod standard_webhooks;
 pub mod story;
 pub mod stripe;
 mod stripe_api;
+pub mod svix;
 
 pub use account::Account;
 pub use dialect::{Dialect, Forgery, Settings, SignError, SignedCall, Situation, Webhook};
@@ -50,9 +55,17 @@ pub static ALL: &[&dyn Dialect] = &[
     &checkoutcom::Checkoutcom,
     &gocardless::GoCardless,
     &paystack::Paystack,
+    &flutterwave::V3,
+    &flutterwave::V4,
+    &flutterwave::V4Plain,
     &braintree::Braintree,
+    &coinbase_commerce::CoinbaseCommerce,
     &klarna::Klarna,
     &standard_webhooks::StandardWebhooks,
+    &svix::Svix,
+    &generic::Shopify,
+    &generic::Github,
+    &generic::Generic,
 ];
 
 /// The dialect of this name.

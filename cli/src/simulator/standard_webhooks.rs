@@ -4,37 +4,19 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_PAD_INDIFFERENT};
-use paybell_shared::clock::Timestamp;
 use ring::signature::Ed25519KeyPair;
-use serde_json::json;
 
-use super::dialect::{Dialect, EventType, Scene, Settings, SignError, SignedCall, Webhook};
-use super::ledger::{Cancellation, Decline, DisputeState, Event, Happened, Object, RefundState, State, Step};
-use super::mac;
+use super::dialect::{Dialect, EventType, Settings, SignError, SignedCall, Webhook};
+use super::ledger::{Event, Object, Step};
 use super::seed::Seed;
 use super::story::Story;
+use super::{mac, normalised};
 
 /// An in-house PSP, or a bridge to one, that carries normalised events.
 pub struct StandardWebhooks;
 
-/// Every normalised type.
-const EVENT_TYPES: [EventType; 12] = [
-    EventType::new("payment.pending", Scene::Processing),
-    EventType::new("payment.authorized", Scene::Authorized),
-    EventType::new("payment.captured", Scene::Captured),
-    EventType::new("payment.failed", Scene::Declined),
-    EventType::new("payment.canceled", Scene::Canceled(Cancellation::Requested)),
-    EventType::new("payment.expired", Scene::Expired),
-    EventType::new("refund.pending", Scene::Refunded(RefundState::Pending)),
-    EventType::new("refund.succeeded", Scene::Refunded(RefundState::Succeeded)),
-    EventType::new("refund.failed", Scene::RefundSettled(RefundState::Failed)),
-    EventType::new("dispute.opened", Scene::Disputed),
-    EventType::new("dispute.won", Scene::DisputeClosed(DisputeState::Won)),
-    EventType::new("dispute.lost", Scene::DisputeClosed(DisputeState::Lost)),
-];
-
 /// The schedule that the specification recommends.
-const RETRIES: [Duration; 9] = [
+pub(super) const RETRIES: [Duration; 9] = [
     Duration::from_secs(5),
     Duration::from_mins(5),
     Duration::from_mins(30),
@@ -60,77 +42,15 @@ impl Dialect for StandardWebhooks {
     }
 
     fn object_id(&self, object: Object, seed: &Seed) -> String {
-        let prefix = match object {
-            Object::Payment => "pay",
-            Object::Attempt => "att",
-            Object::Capture => "cap",
-            Object::Refund => "ref",
-            Object::Dispute => "dis",
-            Object::Event => "msg",
-        };
-        format!("{prefix}_{}", seed.hex(24))
+        normalised::object_id(object, seed)
     }
 
     fn event_types(&self) -> &'static [EventType] {
-        &EVENT_TYPES
+        &normalised::EVENT_TYPES
     }
 
     fn told(&self, step: &Step<'_>) -> Vec<Event> {
-        let payment = step.payment;
-        let refund = |number: usize| payment.refunds.get(number).map(|refund| (refund.state, refund.amount, &refund.id));
-        let dispute = |number: usize| payment.disputes.get(number).map(|dispute| (dispute.state, dispute.amount, &dispute.id));
-        let (event_type, amount, object_id) = match step.happened {
-            Happened::Opened | Happened::ActionRequired | Happened::Processing => {
-                ("payment.pending", payment.amount, &payment.id)
-            }
-            Happened::Declined => ("payment.failed", payment.amount, &payment.id),
-            Happened::Authorized => ("payment.authorized", payment.amount, &payment.id),
-            Happened::Captured { .. } => ("payment.captured", payment.captured(), &payment.id),
-            Happened::Canceled { .. } | Happened::Expired { was_authorized: true } => {
-                ("payment.canceled", payment.amount, &payment.id)
-            }
-            Happened::Expired { was_authorized: false } => ("payment.expired", payment.amount, &payment.id),
-            Happened::Refunded { number, .. } | Happened::RefundSettled { number } => {
-                let Some((state, amount, id)) = refund(number) else { return Vec::new() };
-                let event_type = match state {
-                    RefundState::Pending => "refund.pending",
-                    RefundState::Succeeded => "refund.succeeded",
-                    RefundState::Failed => "refund.failed",
-                };
-                (event_type, amount, id)
-            }
-            Happened::Disputed { number } | Happened::DisputeClosed { number } => {
-                let Some((state, amount, id)) = dispute(number) else { return Vec::new() };
-                let event_type = match state {
-                    DisputeState::NeedsResponse => "dispute.opened",
-                    DisputeState::Won => "dispute.won",
-                    DisputeState::Lost => "dispute.lost",
-                };
-                (event_type, amount, id)
-            }
-            Happened::Noted => return Vec::new(),
-        };
-        let mut data = json!({
-            "order_id": payment.order_id, "payment_id": payment.id, "amount": amount, "currency": payment.currency,
-        });
-        if event_type.starts_with("refund") {
-            data["refund_id"] = object_id.as_str().into();
-        } else if event_type.starts_with("dispute") {
-            data["dispute_id"] = object_id.as_str().into();
-        } else if let State::Declined(decline) = payment.state {
-            let (code, message) = decline_words(decline);
-            data["failure_code"] = code.into();
-            data["failure_message"] = message.into();
-        }
-        let body = json!({ "type": event_type, "timestamp": Timestamp::from_seconds(step.at), "data": data }).to_string();
-        vec![Event {
-            id: self.object_id(Object::Event, &step.event_seed(0)),
-            event_type,
-            created: step.at,
-            payment_id: payment.id.clone(),
-            object_id: object_id.clone(),
-            body: body.into(),
-        }]
+        normalised::told(self, step)
     }
 
     fn sign(&self, settings: &Settings, webhook: &Webhook, at: i64) -> Result<SignedCall, SignError> {
@@ -144,7 +64,7 @@ impl Dialect for StandardWebhooks {
     }
 
     fn secret(&self, seed: &Seed) -> String {
-        format!("whsec_{}", STANDARD.encode(seed.hex(32)))
+        key(seed)
     }
 
     fn settings(&self) -> Settings {
@@ -165,12 +85,9 @@ impl Dialect for StandardWebhooks {
     }
 }
 
-const fn decline_words(decline: Decline) -> (&'static str, &'static str) {
-    match decline {
-        Decline::InsufficientFunds => ("insufficient_funds", "The account has insufficient funds."),
-        Decline::Generic => ("declined", "The bank declined."),
-        Decline::ExpiredCard => ("expired_card", "The card has expired."),
-    }
+/// A symmetric secret, as both names of the scheme write it.
+pub(super) fn key(seed: &Seed) -> String {
+    format!("whsec_{}", STANDARD.encode(seed.hex(32)))
 }
 
 /// The value of `webhook-signature` over `id.timestamp.body`: `v1` with a symmetric secret, `v1a` with a `whsk_` key.

@@ -555,7 +555,7 @@ pub(super) mod tests {
     }
 
     fn verify(headers: &HeaderMap, certificate: Option<&[u8]>, now_s: i64) -> Result<Verified, Rejection> {
-        let request = WebhookRequest { headers, body: BODY, token: None, certificate };
+        let request = WebhookRequest { headers, body: BODY, token: None, query: "", certificate };
         PayPal.verify(&request, &test_account().keys, Timestamp::from_seconds(now_s))
     }
 

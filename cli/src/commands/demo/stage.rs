@@ -229,6 +229,24 @@ fn table(account: &Account) -> String {
             text.push_str(&format!("{key} = {}\n", quoted(value)));
         }
     }
+    if let Some(rules) = settings.generic {
+        text.push_str("[psp.generic]\n");
+        let rules = [
+            ("header", &rules.header),
+            ("algorithm", &rules.algorithm),
+            ("encoding", &rules.encoding),
+            ("prefix", &rules.prefix),
+            ("template", &rules.template),
+            ("timestamp_header", &rules.timestamp_header),
+            ("key_encoding", &rules.key_encoding),
+            ("id", &rules.id),
+        ];
+        for (key, value) in rules {
+            if let Some(value) = value {
+                text.push_str(&format!("{key} = {}\n", quoted(value)));
+            }
+        }
+    }
     text
 }
 
