@@ -7,6 +7,7 @@
 
 mod audit;
 mod checks;
+mod copy;
 mod errors;
 mod inspect;
 mod outbox;

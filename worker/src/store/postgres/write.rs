@@ -6,6 +6,7 @@
 use sqlx::{PgConnection, PgTransaction};
 use time::OffsetDateTime;
 
+use super::copy::Rows;
 use super::errors::Failure;
 use crate::order::OrderStatus;
 use crate::pace::Pace;
@@ -15,12 +16,9 @@ use crate::store::{
     WokenEvent,
 };
 
-const INSERT_BODIES: &str = "\
-    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
-    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes, sha256
-    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[],
-            $10::bytea[])
-        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)";
+const COPY_BODIES: &str = "\
+    COPY bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+    FROM STDIN (FORMAT binary)";
 
 const INSERT_EVENTS: &str = "\
     INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
@@ -168,21 +166,22 @@ async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(
     if bodies.is_empty() {
         return Ok(());
     }
-    let columns = bodies.iter().map(|write| rows::body_columns(&write.body)).collect::<Result<Vec<_>, _>>()?;
-    sqlx::query(INSERT_BODIES)
-        .bind(array(bodies, |write| write.id))
-        .bind(array(bodies, |write| OffsetDateTime::from(write.body.received_at)))
-        .bind(array(bodies, |write| &*write.body.psp))
-        .bind(array(bodies, |write| &*write.body.account))
-        .bind(array(bodies, |write| &*write.body.webhook_id))
-        .bind(array(bodies, |write| &*write.body.secret_name))
-        .bind(array(bodies, |write| write.body.content_type.as_deref()))
-        .bind(array(&columns, |(headers, _)| &**headers))
-        .bind(array(bodies, |write| &*write.body.bytes))
-        .bind(array(&columns, |(_, sha256)| &sha256[..]))
-        .execute(connection)
-        .await?;
-    Ok(())
+    let mut copied = Rows::of(10);
+    for BodyWrite { id, body } in bodies {
+        let (headers, sha256) = rows::body_columns(body)?;
+        copied.row();
+        copied.uuid(*id);
+        copied.timestamp(body.received_at);
+        copied.text(&body.psp);
+        copied.text(&body.account);
+        copied.text(&body.webhook_id);
+        copied.text(&body.secret_name);
+        copied.text_or_null(body.content_type.as_deref());
+        copied.text(&headers);
+        copied.bytes(&body.bytes);
+        copied.bytes(&sha256);
+    }
+    all_written(copied.copy(connection, COPY_BODIES).await?, bodies.len())
 }
 
 async fn events(connection: &mut PgConnection, events: &[EventWrite]) -> Result<(), Failure> {
