@@ -251,7 +251,7 @@ pub async fn run(
                 }
             },
             batch = consumer.next_batch(limits.deliveries_max, limits.linger),
-                if translating < TRANSLATING_MAX && waiting < limits.deliveries_max => match batch {
+                if translating < TRANSLATING_MAX && waiting < LANES * limits.deliveries_max => match batch {
                 Ok(deliveries) => {
                     metrics::histogram!(BATCH_DELIVERIES).record(f64::from(u32::try_from(deliveries.len()).unwrap_or(u32::MAX)));
                     translating += 1;
@@ -331,6 +331,9 @@ fn lane_of(arrival: &Arrival) -> usize {
 }
 
 async fn settle(consumer: &mut dyn Consumer, settlements: Vec<(Tag, Disposition)>, shutdown: &Shutdown) {
+    if settlements.is_empty() {
+        return;
+    }
     if let Err(error) = consumer.settle(settlements).await {
         tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not settled: these deliveries come again");
         // What was released comes again at once: not in a tight loop.

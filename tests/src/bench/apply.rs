@@ -48,7 +48,7 @@ const SAME: [&str; 7] = [
     "SELECT string_agg(concat(kind, ' ', names, ' ', led), ', ' ORDER BY kind)
      FROM (SELECT kind, count(*) AS names, count(order_id) AS led FROM refs GROUP BY kind) AS kinds",
     "SELECT concat(count(*), ' parkings') FROM parkings",
-    "SELECT concat(count(*), ' checks, ', count(*) FILTER (WHERE hint_seq > 0), ' in doubt') FROM checks",
+    "SELECT concat(count(*), ' checks') FROM checks",
     "SELECT concat(sum(count), ' in the books') FROM books",
     "SELECT string_agg(concat(status, ' ', orders, ', reviewed ', reviewed), ', ' ORDER BY status)
      FROM (SELECT status, count(*) AS orders, count(review_since) AS reviewed FROM orders GROUP BY status) AS statuses",

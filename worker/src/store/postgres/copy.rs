@@ -41,14 +41,23 @@ impl Rows {
         self.bytes(text.as_bytes());
     }
 
-    pub fn text_or_null(&mut self, text: Option<&str>) {
-        match text {
-            Some(text) => self.text(text),
+    pub fn bool(&mut self, bool: bool) {
+        self.bytes(&[bool.into()]);
+    }
+
+    pub fn bigint(&mut self, bigint: i64) {
+        self.bytes(&bigint.to_be_bytes());
+    }
+
+    /// A column that may be empty.
+    pub fn or_null<T>(&mut self, value: Option<T>, column: fn(&mut Self, T)) {
+        match value {
+            Some(value) => column(self, value),
             None => self.bytes.extend(NULL.to_be_bytes()),
         }
     }
 
-    /// `bytea`, or what a column's type looks like in binary.
+    /// `bytea`, and what else is there in binary.
     pub fn bytes(&mut self, bytes: &[u8]) {
         // One longer than a message of the protocol can be cannot come this far, and would be refused there.
         self.bytes.extend(i32::try_from(bytes.len()).unwrap_or(i32::MAX).to_be_bytes());
