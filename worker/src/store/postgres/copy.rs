@@ -64,7 +64,7 @@ impl Rows {
         self.bytes.extend(bytes);
     }
 
-    /// Runs the statement over the rows; how many were written.
+    /// Runs the statement over the rows; how many were written. Where this is given up, the connection is of no use any more.
     pub async fn copy(mut self, connection: &mut PgConnection, statement: &'static str) -> Result<u64, sqlx::Error> {
         self.bytes.extend((-1_i16).to_be_bytes());
         let mut copy = connection.copy_in_raw(statement).await?;
