@@ -12,6 +12,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use paybell_shared::clock::{Clock, ManualClock};
 use paybell_shared::config::{ApiToken, Scope};
+use paybell_shared::event::{Reference, ReferenceKind};
 use paybell_shared::secret::Secret;
 use paybell_shared::shutdown::Shutdown;
 use paybell_tests::conformance::store::{Bench, NOW, arrivals, captured, refund};
