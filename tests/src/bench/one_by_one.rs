@@ -166,9 +166,10 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
         let insert = sqlx::query(REFERENCES).bind(column(|key| &key.psp)).bind(column(|key| &key.account));
         let insert = insert.bind(column(|key| key.kind.as_str())).bind(column(|key| &key.value)).bind(id);
         insert.execute(&mut *transaction).await?;
-        let (sql, delay) = match *added && !registers.in_doubt().is_empty() {
-            true => (LOOK_NOW, DOUBT_DELAY),
-            false => (FIRST_LOOK, work.account.psp.profile().usual_delay),
+        let (sql, delay) = if *added && !registers.in_doubt().is_empty() {
+            (LOOK_NOW, DOUBT_DELAY)
+        } else {
+            (FIRST_LOOK, work.account.psp.profile().usual_delay)
         };
         sqlx::query(sql).bind(psp).bind(account).bind(&event.payment_id).bind(now + delay).execute(&mut *transaction).await?;
     }
