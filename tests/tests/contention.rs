@@ -256,6 +256,84 @@ async fn a_hot_order_stops_nobody() {
     bench.check_invariants().await;
 }
 
+/// The same through the worker's own loop: whoever is among them is settled after a bounded number of further deliveries, and all
+/// of them before the hot order's last event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_order_in_the_queue_holds_up_nobody() {
+    const HOT: usize = 10_000;
+    const OTHERS: usize = 1_000;
+    /// What RabbitMQ hands out before it waits for an answer.
+    const BEHIND_MAX: u64 = 2_000;
+    let bench = bench().await;
+    let account = accounts(&configuration("sqlite:q", "sqlite:s", "memory:")).remove(0);
+    let states = ["payment_intent.processing", "payment_intent.payment_failed", "payment_intent.succeeded"];
+    let mut orders = Vec::with_capacity(HOT + OTHERS);
+    for n in 0..HOT {
+        orders.push((states[n % states.len()], "hot".to_owned()));
+        if n % 5 == 0 && n / 5 < OTHERS {
+            orders.push(("payment_intent.succeeded", format!("order-{n}")));
+        }
+    }
+    let deliveries: VecDeque<Delivery> =
+        (1..).zip(&orders).map(|(number, (state, order))| delivery(number, message(&account, &webhook(state, order)))).collect();
+    let context = context(Arc::clone(&bench.store), Arc::new(SystemClock), vec![Arc::clone(&account)]).await;
+    let (settled, mut settlements) = mpsc::unbounded_channel();
+    let shutdown = Shutdown::new();
+    let feed = Feed { unsettled: deliveries.len(), deliveries, handed_out: 0, settled, shutdown: shutdown.clone() };
+    let limits = BatchLimits { deliveries_max: 64, linger: Duration::from_millis(5) };
+    consume::run(Arc::new(context), Box::new(feed), limits, shutdown).await.unwrap();
+
+    let (mut others, mut hot) = (0, 0);
+    while let Some((number, handed_out, disposition)) = settlements.recv().await {
+        assert_eq!(disposition, Disposition::Done, "{number}");
+        if orders[usize::try_from(number - 1).unwrap()].1 == "hot" {
+            hot += 1;
+        } else {
+            others += 1;
+            assert!(handed_out - number <= BEHIND_MAX, "{number} was settled when {handed_out} were handed out");
+            assert!(hot < HOT, "{number} was settled after the hot order was done");
+        }
+    }
+    assert_eq!((hot, others), (HOT, OTHERS));
+    assert_eq!(bench.count("SELECT count(*) FROM events").await, i64::try_from(HOT + OTHERS).unwrap());
+    assert_eq!(bench.count("SELECT count(*) FROM orders WHERE status = 'paid'").await, i64::try_from(OTHERS + 1).unwrap());
+    bench.check_invariants().await;
+}
+
+/// Delivers all, and tells of each when it was settled: how many had been handed out by then.
+struct Feed {
+    deliveries: VecDeque<Delivery>,
+    handed_out: u64,
+    unsettled: usize,
+    settled: mpsc::UnboundedSender<(u64, u64, Disposition)>,
+    shutdown: Shutdown,
+}
+
+#[async_trait]
+impl Consumer for Feed {
+    async fn next_batch(&mut self, max: usize, _: Duration) -> Result<Vec<Delivery>, ConsumeError> {
+        if self.deliveries.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let count = self.deliveries.len().min(max);
+        self.handed_out += count as u64;
+        Ok(self.deliveries.drain(..count).collect())
+    }
+
+    async fn settle(&mut self, settlements: Vec<(Tag, Disposition)>) -> Result<(), ConsumeError> {
+        self.unsettled -= settlements.len();
+        for (tag, disposition) in settlements {
+            self.settled.send((tag.number, self.handed_out, disposition)).unwrap();
+        }
+        if self.unsettled == 0 {
+            self.shutdown.stop();
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) {}
+}
+
 /// Delivers once, and tells what became of it.
 struct Once {
     deliveries: VecDeque<Delivery>,

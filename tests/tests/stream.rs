@@ -12,6 +12,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use paybell_shared::clock::{Clock, ManualClock};
 use paybell_shared::config::{ApiToken, Scope};
+use paybell_shared::event::{Reference, ReferenceKind};
 use paybell_shared::secret::Secret;
 use paybell_shared::shutdown::Shutdown;
 use paybell_tests::conformance::store::{Bench, NOW, arrivals, captured, refund};
@@ -334,11 +335,14 @@ async fn an_orders_versions_come_in_their_order_whoever_was_numbered_first() {
     bench.apply(&[captured("evt_a", "pi_a", Some("order-1"), 4999)]).await;
     bench.apply(&[captured("evt_b", "pi_b", Some("order-1"), 4999)]).await;
     let latest = bench.store.latest_change("order-1").await.unwrap().unwrap();
-    // Somebody holds the row of one of the payments.
+    // Somebody holds a name that only the first one speaks of.
     let mut holder = PgConnection::connect(&bench.url).await.unwrap();
     let mut transaction = holder.begin().await.unwrap();
-    sqlx::raw_sql("SELECT 1 FROM refs WHERE value = 'pi_a' FOR SHARE").execute(&mut *transaction).await.unwrap();
-    let (first, second) = (arrivals(&[refund("evt_1", "pi_a", "re_1", 1)]), arrivals(&[refund("evt_2", "pi_b", "re_2", 1)]));
+    let name = "INSERT INTO refs (psp, account, kind, value) VALUES ('stripe', 'default', 'refund', 're_1')";
+    sqlx::raw_sql(name).execute(&mut *transaction).await.unwrap();
+    let mut named = refund("evt_1", "pi_a", "re_1", 1);
+    named.references.push(Reference::new(ReferenceKind::Refund, "re_1"));
+    let (first, second) = (arrivals(&[named]), arrivals(&[refund("evt_2", "pi_b", "re_2", 1)]));
     let numbered_first = bench.try_apply(&first, &[], true);
     let overtakes = async {
         let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";

@@ -70,7 +70,7 @@ pub fn plan(work: &Work<'_>, snapshot: &Snapshot, ids: &Ids) -> Decision {
 }
 
 /// The names that an event carries.
-pub(crate) fn references(event: &PaymentEvent) -> impl Iterator<Item = ReferenceKey> {
+pub fn references(event: &PaymentEvent) -> impl Iterator<Item = ReferenceKey> {
     event.references.iter().map(|reference| reference_key(&event.key.psp, &event.key.account, reference.kind, &reference.value))
 }
 

@@ -1,9 +1,11 @@
 //! From the queue to the database: a batch of deliveries at a time.
 //!
-//! [`step`] does one batch and says what becomes of each delivery; [`run`] only waits, steps and settles: a few batches at a
-//! time, so that the next one is translated while the database commits.
+//! [`step`] does one batch and says what becomes of each delivery. [`run`] does the same with its two halves apart: batches are
+//! translated as they come, and parted into lanes by payment; each lane has one transaction under way, and the next one takes
+//! what has gathered meanwhile.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +24,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::ids::Ids;
-use crate::inbox::{Arrival, Outcome};
+use crate::inbox::{Arrival, Content, Outcome};
 use crate::order::AccountKey;
 use crate::pace::Pace;
 use crate::seen::{Marker, SeenEvents};
@@ -37,10 +39,11 @@ const QUEUE_PAUSE: Duration = Duration::from_millis(200);
 /// holds a delivery for 30 minutes.
 const HOLD_MAX: Duration = Duration::from_mins(10);
 
-/// Batches under way at a time. While one waits for the database, another is translated: 10 % more events than one at a time
-/// on two shared cores. A third, or a batch divided by payment into two transactions, gained nothing: they meet at the same
-/// orders, or at the same processors.
-const BATCHES_MAX: usize = 2;
+/// Transactions under way at a time, each about payments of its own. Of 20,000 orders, two batches of 500 deliveries have a
+/// dozen in common, so the second would wait for the first with its locks, nearly always.
+const LANES: usize = 2;
+/// Batches that are looked up in Redis and translated at a time: the next while one waits for its answer.
+const TRANSLATING_MAX: usize = 2;
 /// How long a batch may go on after the stop has begun, before it is rolled back and given back. A transaction takes
 /// milliseconds; one that fights for locks, or whose server is silent, could outlast the deadline of the stop (45 s).
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -77,17 +80,7 @@ pub struct BatchLimits {
 struct Candidates {
     tags: Vec<Tag>,
     markers: Vec<Marker>,
-    accounts: Vec<AccountKey>,
     arrivals: Vec<Arrival>,
-}
-
-impl Candidates {
-    fn add(&mut self, tag: Tag, marker: Marker, account: AccountKey, arrival: Arrival) {
-        self.tags.push(tag);
-        self.markers.push(marker);
-        self.accounts.push(account);
-        self.arrivals.push(arrival);
-    }
 }
 
 /// Applies a batch of deliveries.
@@ -95,6 +88,13 @@ impl Candidates {
 /// # Errors
 /// The database is away: nothing is decided, nobody's attempt is burnt, and the same batch is to be tried again.
 pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag, Disposition)>, StoreError> {
+    let (mut settled, candidates) = translate(context, deliveries).await;
+    settled.extend(apply(context, &candidates).await?);
+    Ok(settled)
+}
+
+/// What needs no database: the deliveries that are settled without it, and the others translated.
+async fn translate(context: &Context, deliveries: &[Delivery]) -> (Vec<(Tag, Disposition)>, Candidates) {
     let mut pace = Pace::start();
     let mut settled = Vec::with_capacity(deliveries.len());
     let mut envelopes = Vec::with_capacity(deliveries.len());
@@ -119,47 +119,28 @@ pub async fn step(context: &Context, deliveries: &[Delivery]) -> Result<Vec<(Tag
         misses += 1;
         // Adapters never panic (invariant I7); if one does, it costs its own delivery and not the worker.
         match catch_unwind(AssertUnwindSafe(|| Arrival::of_webhook(&envelope, &account))) {
-            Ok(arrival) => {
-                let account = AccountKey { psp: envelope.psp, account: envelope.account };
-                candidates.add(tag, marker, account, arrival);
-            }
+            Ok(arrival) => candidates.push(tag, marker, arrival),
             Err(_) => settled.push((tag, Disposition::DeadLetter { reason: "translating it panicked".to_owned() })),
         }
     }
     metrics::counter!(SEEN_TOTAL, OUTCOME => "hit").increment(hits);
     metrics::counter!(SEEN_TOTAL, OUTCOME => "miss").increment(misses);
     pace.lap("translate");
-    settled.extend(ask_about(context, &mut candidates).await?);
-    settled.extend(apply(context, &candidates).await?);
-    Ok(settled)
+    (settled, candidates)
 }
 
-/// Has PSPs asked about the payments that webhooks gave reason to ask about; takes those out that were no more than hints,
-/// which have no key and no marker: the second one for a payment is as good as the first. Before anything is applied and
-/// marked, so that a failure here loses none.
-async fn ask_about(context: &Context, candidates: &mut Candidates) -> Result<Vec<(Tag, Disposition)>, StoreError> {
-    let mut payments = BTreeSet::new();
-    for (key, arrival) in candidates.accounts.iter().zip(&candidates.arrivals) {
-        // Nobody to ask: what the webhook itself says is all that will be known.
-        if !context.policy.first_look.contains_key(key) {
-            continue;
-        }
-        payments.extend(arrival.asks.iter().map(|payment_id| (key.clone(), payment_id.clone())));
-        metrics::counter!(HINTS_TOTAL, PSP => Arc::clone(&key.psp)).increment(arrival.asks.len() as u64);
+/// Has PSPs asked about the payments that webhooks give reason to ask about.
+async fn ask_about(context: &Context, arrivals: &[Arrival]) -> Result<(), StoreError> {
+    // Where nobody can be asked, what the webhook itself says is all that will be known.
+    let asks = arrivals.iter().flat_map(|arrival| &arrival.asks);
+    let payments: BTreeSet<_> = asks.filter(|(account, _)| context.policy.first_look.contains_key(account)).cloned().collect();
+    if payments.is_empty() {
+        return Ok(());
     }
-    if !payments.is_empty() {
-        context.store.ask_about(context.clock.now(), &payments).await?;
+    for (account, _) in &payments {
+        metrics::counter!(HINTS_TOTAL, PSP => Arc::clone(&account.psp)).increment(1);
     }
-    let all = std::mem::take(candidates);
-    let mut settled = Vec::new();
-    for (((tag, marker), account), arrival) in all.tags.into_iter().zip(all.markers).zip(all.accounts).zip(all.arrivals) {
-        if arrival.rows.is_empty() {
-            settled.push((tag, Disposition::Done));
-        } else {
-            candidates.add(tag, marker, account, arrival);
-        }
-    }
-    Ok(settled)
+    context.store.ask_about(context.clock.now(), &payments).await
 }
 
 /// What the delivery holds, or what becomes of it if that cannot be read here.
@@ -180,7 +161,9 @@ fn open(context: &Context, delivery: &Delivery) -> Result<(Envelope, Arc<Account
 /// Applies candidates in one transaction. If the database refuses the data, halves them until the culprit stands alone,
 /// so that a poison event costs only itself.
 async fn apply(context: &Context, candidates: &Candidates) -> Result<Vec<(Tag, Disposition)>, StoreError> {
-    let Candidates { tags, markers, arrivals, .. } = candidates;
+    let Candidates { tags, markers, arrivals } = candidates;
+    // Before anything is marked, so that a failure in between loses no question.
+    ask_about(context, arrivals).await?;
     let mut settled = Vec::with_capacity(tags.len());
     let all = 0..arrivals.len();
     let mut parts = vec![all];
@@ -195,7 +178,10 @@ async fn apply(context: &Context, candidates: &Candidates) -> Result<Vec<(Tag, D
                 let mut pace = Pace::start();
                 report(context, arrivals, &applied);
                 pace.lap("report");
-                context.seen.mark(&markers[part]).await;
+                // What was no more than a hint has no marker: the second one is as good as the first.
+                let is_hint = |arrival: &Arrival| arrival.rows.is_empty();
+                let applied = markers[part].iter().zip(arrivals).filter(|(_, arrival)| !is_hint(arrival));
+                context.seen.mark(&applied.map(|(marker, _)| *marker).collect::<Vec<_>>()).await;
                 pace.lap("mark");
                 settled.extend(tags.map(|tag| (tag, Disposition::Done)));
             }
@@ -239,6 +225,19 @@ fn report(context: &Context, arrivals: &[Arrival], applied: &Applied) {
     }
 }
 
+/// Deliveries on their way to the database.
+struct Lane {
+    waiting: Candidates,
+    is_busy: bool,
+}
+
+/// What a task of [`run`] comes back with.
+enum Stage {
+    Translated(Vec<(Tag, Disposition)>, Candidates),
+    /// By the transaction of this lane.
+    Applied(usize, Vec<(Tag, Disposition)>),
+}
+
 /// Consumes until the stop, then gives back what is not settled.
 ///
 /// # Errors
@@ -249,15 +248,34 @@ pub async fn run(
     limits: BatchLimits,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
-    let mut batches = JoinSet::new();
+    let mut tasks = JoinSet::<anyhow::Result<Stage>>::new();
+    let mut lanes: [Lane; LANES] = std::array::from_fn(|_| Lane { waiting: Candidates::default(), is_busy: false });
+    let mut translating = 0;
     loop {
+        let waiting: usize = lanes.iter().map(|lane| lane.waiting.tags.len()).sum();
         tokio::select! {
             () = shutdown.stopping() => break,
-            Some(decided) = batches.join_next() => settle(&mut *consumer, decided??, &shutdown).await,
-            batch = consumer.next_batch(limits.deliveries_max, limits.linger), if batches.len() < BATCHES_MAX => match batch {
+            Some(stage) = tasks.join_next() => match stage?? {
+                Stage::Translated(settled, candidates) => {
+                    translating -= 1;
+                    candidates.part(&mut lanes);
+                    settle(&mut *consumer, settled, &shutdown).await;
+                }
+                Stage::Applied(lane, settled) => {
+                    lanes[lane].is_busy = false;
+                    settle(&mut *consumer, settled, &shutdown).await;
+                }
+            },
+            batch = consumer.next_batch(limits.deliveries_max, limits.linger),
+                if translating < TRANSLATING_MAX && waiting < LANES * limits.deliveries_max => match batch {
                 Ok(deliveries) => {
                     metrics::histogram!(BATCH_DELIVERIES).record(f64::from(u32::try_from(deliveries.len()).unwrap_or(u32::MAX)));
-                    batches.spawn(step_until_decided(Arc::clone(&context), deliveries, shutdown.clone()));
+                    translating += 1;
+                    let context = Arc::clone(&context);
+                    tasks.spawn(async move {
+                        let (settled, candidates) = translate(&context, &deliveries).await;
+                        Ok(Stage::Translated(settled, candidates))
+                    });
                 }
                 Err(error) => {
                     tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "the queue is not reachable");
@@ -265,15 +283,73 @@ pub async fn run(
                 }
             },
         }
+        for (number, lane) in lanes.iter_mut().enumerate().filter(|(_, lane)| !lane.is_busy && !lane.waiting.tags.is_empty()) {
+            lane.is_busy = true;
+            let candidates = lane.waiting.take(limits.deliveries_max);
+            let applied = apply_until_decided(Arc::clone(&context), candidates, shutdown.clone());
+            tasks.spawn(async move { Ok(Stage::Applied(number, applied.await?)) });
+        }
     }
-    while let Some(decided) = batches.join_next().await {
-        settle(&mut *consumer, decided??, &shutdown).await;
+    for lane in lanes {
+        settle(&mut *consumer, lane.waiting.released(), &shutdown).await;
+    }
+    while let Some(stage) = tasks.join_next().await {
+        let (settled, unapplied) = match stage?? {
+            Stage::Translated(settled, candidates) => (settled, candidates.released()),
+            Stage::Applied(_, settled) => (settled, Vec::new()),
+        };
+        settle(&mut *consumer, [settled, unapplied].concat(), &shutdown).await;
     }
     consumer.close().await;
     Ok(())
 }
 
+impl Candidates {
+    fn push(&mut self, tag: Tag, marker: Marker, arrival: Arrival) {
+        self.tags.push(tag);
+        self.markers.push(marker);
+        self.arrivals.push(arrival);
+    }
+
+    /// Hands out to the lanes.
+    fn part(self, lanes: &mut [Lane; LANES]) {
+        let Self { tags, markers, arrivals } = self;
+        for ((tag, marker), arrival) in tags.into_iter().zip(markers).zip(arrivals) {
+            lanes[lane_of(&arrival)].waiting.push(tag, marker, arrival);
+        }
+    }
+
+    /// The first ones, up to so many.
+    fn take(&mut self, max: usize) -> Self {
+        let end = self.tags.len().min(max);
+        let Self { tags, markers, arrivals } = self;
+        Self {
+            tags: tags.drain(..end).collect(),
+            markers: markers.drain(..end).collect(),
+            arrivals: arrivals.drain(..end).collect(),
+        }
+    }
+
+    fn released(&self) -> Vec<(Tag, Disposition)> {
+        self.tags.iter().map(|tag| (*tag, Disposition::Release)).collect()
+    }
+}
+
+/// All that is heard of a payment goes one way. What tells of none meets nobody.
+fn lane_of(arrival: &Arrival) -> usize {
+    let payment = arrival.rows.iter().find_map(|row| match &row.content {
+        Content::Fact { event, .. } => Some(&event.payment_id),
+        Content::Ignored { .. } | Content::Quarantined { .. } => None,
+    });
+    let mut hasher = DefaultHasher::new();
+    payment.hash(&mut hasher);
+    usize::try_from(hasher.finish() % LANES as u64).unwrap_or_default()
+}
+
 async fn settle(consumer: &mut dyn Consumer, settlements: Vec<(Tag, Disposition)>, shutdown: &Shutdown) {
+    if settlements.is_empty() {
+        return;
+    }
     if let Err(error) = consumer.settle(settlements).await {
         tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not settled: these deliveries come again");
         // What was released comes again at once: not in a tight loop.
@@ -281,26 +357,25 @@ async fn settle(consumer: &mut dyn Consumer, settlements: Vec<(Tag, Disposition)
     }
 }
 
-/// Steps again and again while the database is away: consumption pauses, and no attempt is burnt.
-async fn step_until_decided(
+/// Tries again and again while the database is away: consumption pauses, and no attempt is burnt.
+async fn apply_until_decided(
     context: Arc<Context>,
-    deliveries: Vec<Delivery>,
+    candidates: Candidates,
     shutdown: Shutdown,
 ) -> anyhow::Result<Vec<(Tag, Disposition)>> {
-    let released = || deliveries.iter().map(|delivery| (delivery.tag, Disposition::Release)).collect();
     let mut pause = PAUSE_MIN;
     // Whole rounds, not their pauses alone: each may spend as long on time-outs.
     let since = Instant::now();
     loop {
-        let stepped = tokio::select! {
-            stepped = step(&context, &deliveries) => stepped,
+        let applied = tokio::select! {
+            applied = apply(&context, &candidates) => applied,
             () = long_stopped(&shutdown) => {
-                tracing::warn!(deliveries = deliveries.len(), "the stop does not wait for this batch: released");
-                return Ok(released());
+                tracing::warn!(deliveries = candidates.tags.len(), "the stop does not wait for this batch: released");
+                return Ok(candidates.released());
             }
         };
-        match stepped {
-            Ok(settlements) => return Ok(settlements),
+        match applied {
+            Ok(settled) => return Ok(settled),
             Err(error) => {
                 tracing::warn!(
                     error = format!("{:#}", anyhow::Error::new(error)),
@@ -313,7 +388,7 @@ async fn step_until_decided(
         wait(pause, &shutdown).await;
         pause = (pause * 2).min(PAUSE_MAX);
         if shutdown.is_stopping() || since.elapsed() > HOLD_MAX {
-            return Ok(released());
+            return Ok(candidates.released());
         }
         check_epoch(&context).await?;
     }

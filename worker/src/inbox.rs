@@ -10,6 +10,8 @@ use paybell_shared::psp::{Account, Proof, TranslateError, Unread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::order::AccountKey;
+
 /// One webhook or answer of a PSP, translated. Becomes rows in the inbox, all in one transaction.
 #[derive(Clone, Debug)]
 pub struct Arrival {
@@ -17,7 +19,7 @@ pub struct Arrival {
     pub body: Option<Body>,
     pub rows: Vec<InboxRow>,
     /// Payments that its PSP is to be asked about. If there are no rows, that is all: it was a hint.
-    pub asks: Vec<String>,
+    pub asks: Vec<(AccountKey, String)>,
 }
 
 /// The exact bytes of a webhook and what is needed to translate them again.
@@ -99,7 +101,9 @@ impl Arrival {
     /// Translates a webhook. What is not understood becomes a row of its own, never nothing.
     #[must_use]
     pub fn of_webhook(envelope: &Envelope, account: &Account) -> Self {
+        let key = || AccountKey { psp: Arc::clone(&envelope.psp), account: Arc::clone(&envelope.account) };
         let asks = account.psp.hinted(envelope, account);
+        let asks = asks.map(|payments| payments.into_iter().map(|payment_id| (key(), payment_id)).collect());
         if envelope.proof == Proof::Hint
             && let Ok(asks) = asks
         {

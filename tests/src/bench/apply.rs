@@ -13,6 +13,7 @@ use anyhow::ensure;
 use async_trait::async_trait;
 use metrics_exporter_prometheus::PrometheusHandle;
 use paybell_shared::clock::SystemClock;
+use paybell_shared::psp::Account;
 use paybell_shared::queue::{ConsumeError, Consumer, Delivery, Disposition, Message, Tag};
 use paybell_shared::shutdown::Shutdown;
 use paybell_worker::consume::{self, BatchLimits, Context};
@@ -38,6 +39,26 @@ const TURNS: usize = 5;
 /// Orders in one transaction of the preparation.
 const REGISTERED_AT_ONCE: usize = 500;
 const DESTINATION: &str = "paybell.orders";
+
+/// What must be the same in two databases that know the same events.
+const SAME: [&str; 7] = [
+    "SELECT concat(count(*), ' events, ', count(order_id), ' with an order, ', count(facts), ' with facts, ', count(body_id),
+         ' with a body, ', count(order_version), ' with a version') FROM events",
+    "SELECT concat(count(*), ' bodies of ', sum(octet_length(bytes)), ' bytes, ', count(sha256), ' with a hash') FROM bodies",
+    "SELECT string_agg(concat(kind, ' ', names, ' ', led), ', ' ORDER BY kind)
+     FROM (SELECT kind, count(*) AS names, count(order_id) AS led FROM refs GROUP BY kind) AS kinds",
+    "SELECT concat(count(*), ' parkings') FROM parkings",
+    "SELECT concat(count(*), ' checks') FROM checks",
+    "SELECT concat(sum(count), ' in the books') FROM books",
+    "SELECT string_agg(concat(status, ' ', orders, ', reviewed ', reviewed), ', ' ORDER BY status)
+     FROM (SELECT status, count(*) AS orders, count(review_since) AS reviewed FROM orders GROUP BY status) AS statuses",
+];
+/// Fails unless each change has its row in the outbox.
+const CHANGES: &str = "\
+    SELECT CASE WHEN (SELECT count(*) FROM outbox) = count(*) AND (SELECT sum(version) FROM orders) = count(*)
+        THEN count(*)::text ELSE 'not each change is in the outbox' END
+    FROM transitions";
+const CHANGES_MAY_DIFFER_PERCENT: u64 = 10;
 
 /// The result, and its ratio to the yardstick.
 #[derive(Debug, Serialize)]
@@ -75,7 +96,7 @@ pub async fn run(size: Size, metrics: &PrometheusHandle) -> anyhow::Result<Repor
     let context = Arc::new(context_of(&url, vec![Arc::clone(&account)]).await?);
     let (before, mut sampled, mut spent) = (stages(metrics), 0, Duration::ZERO);
     for turn in messages.chunks(events.div_ceil(TURNS)) {
-        let sample = &turn[..turn.len() / SAMPLE];
+        let sample = sample_of(turn);
         sampled += sample.len();
         for (url, books, spent) in &mut yardsticks {
             let (account, messages, destination) = (Arc::clone(&account), sample.to_vec(), DESTINATION.to_owned());
@@ -91,11 +112,48 @@ pub async fn run(size: Size, metrics: &PrometheusHandle) -> anyhow::Result<Repor
         usize::try_from(known)? == events - duplicates,
         "{known} events are in the inbox of {events} with {duplicates} twice"
     );
+    let sample: Vec<Message> = messages.chunks(events.div_ceil(TURNS)).flat_map(|turn| sample_of(turn).to_vec()).collect();
+    check_yardstick(&postgres, &registrations, &account, &yardsticks[0].0, sample).await?;
     let rates: Vec<f64> = yardsticks.iter().map(|(.., spent)| rate(sampled, *spent)).collect();
     let [one_by_one, one_by_one_without_books] = rates[..] else { anyhow::bail!("two yardsticks were measured") };
     let worker = rate(events, spent);
     let (ratio, ratio_without_books) = (worker / one_by_one, worker / one_by_one_without_books);
     Ok(Report { events, orders, duplicates, one_by_one, one_by_one_without_books, worker, ratio, ratio_without_books, stages })
+}
+
+fn sample_of(turn: &[Message]) -> &[Message] {
+    &turn[..turn.len() / SAMPLE]
+}
+
+/// The yardstick must have done the worker's work: a worker that is given the same events leaves the same rows.
+async fn check_yardstick(
+    postgres: &Postgres,
+    registrations: &[Registration],
+    account: &Arc<Account>,
+    yardstick: &str,
+    sample: Vec<Message>,
+) -> anyhow::Result<()> {
+    let url = prepared(postgres, registrations).await?;
+    drain(Arc::new(context_of(&url, vec![Arc::clone(account)]).await?), &sample).await?;
+    for sql in SAME {
+        let (here, there) = (answer(&url, sql).await?, answer(yardstick, sql).await?);
+        ensure!(here == there, "the worker has {here}, the yardstick {there}: {sql}");
+    }
+    // Two events of an order in one transaction make one change, and of an early and a late event the second may add nothing:
+    // these depend on who comes first.
+    let (here, there): (u64, u64) = (answer(&url, CHANGES).await?.parse()?, answer(yardstick, CHANGES).await?.parse()?);
+    ensure!(
+        here.abs_diff(there) * 100 <= there * CHANGES_MAY_DIFFER_PERCENT,
+        "{here} changes by the worker, {there} by the yardstick"
+    );
+    Ok(())
+}
+
+async fn answer(url: &str, sql: &'static str) -> anyhow::Result<String> {
+    let mut connection = PgConnection::connect(url).await?;
+    let answer = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(answer)
 }
 
 /// A database in which the orders are registered, at rest.
@@ -115,7 +173,7 @@ async fn prepared(postgres: &Postgres, registrations: &[Registration]) -> anyhow
     Ok(url)
 }
 
-async fn context_of(url: &str, accounts: Vec<Arc<paybell_shared::psp::Account>>) -> anyhow::Result<Context> {
+async fn context_of(url: &str, accounts: Vec<Arc<Account>>) -> anyhow::Result<Context> {
     let mut context = context(store::connect(url).await?, Arc::new(SystemClock), accounts).await;
     context.seen = Arc::new(NothingSeen);
     context.policy.destinations = vec![DESTINATION.into()];

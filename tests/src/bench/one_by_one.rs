@@ -1,8 +1,8 @@
 //! The yardstick of `apply`: what a plain worker does, one transaction for each event, on the same tables and indexes.
 //!
 //! It is given the best of its kind: prepared statements, eight connections that never wait for a pool, translation and
-//! merge by the same code, and no looking for references that nobody needs: each of these events finds its order by its
-//! payment.
+//! merge by the same code, and no looking for what nobody needs: each of these events finds its order by its payment, so no
+//! reference is read or locked, and nothing is parked. It leaves the same rows as the worker, which `apply` checks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +13,11 @@ use paybell_shared::clock::{Clock as _, SystemClock};
 use paybell_shared::envelope::Envelope;
 use paybell_shared::psp::Account;
 use paybell_shared::queue::Message;
+use paybell_worker::apply::references;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
 use paybell_worker::order::{Registers, Rules, View};
+use paybell_worker::store::ReferenceKey;
+use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
@@ -34,19 +37,37 @@ const KEY: &str = "\
     VALUES ($1, $2, $3, $4, 'webhook', $5::json, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15, $16)
     ON CONFLICT DO NOTHING";
 const BODY: &str = "\
-    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json, $9)";
+    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json, $9, $10)";
 const ORDER: &str = "\
-    UPDATE orders SET status = $2, view = $3::json, registers = $4::json, version = $5, updated_at = $6 WHERE id = $1";
+    UPDATE orders SET status = $2, view = $3::json, registers = $4::json, version = $5, updated_at = $6,
+        review_since = CASE WHEN $7 THEN coalesce(review_since, $6) END
+    WHERE id = $1";
 const TRANSITION: &str = "\
-    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, destinations)
-    VALUES ($1, $2, $3, $4, $5, $6, $7::json, $8)";
+    INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, destinations, review_since)
+    VALUES ($1, $2, $3, $4, $5, $6, $7::json, $8, CASE WHEN $9 THEN $6 END)";
 const OUTBOX: &str = "INSERT INTO outbox (destination, order_id, version, at, next_attempt_at) VALUES ($1, $2, $3, $4, $4)";
+const REFERENCES: &str = "\
+    INSERT INTO refs (psp, account, kind, value, order_id)
+    SELECT psp, account, kind, value, $5
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) AS w(psp, account, kind, value)
+    ON CONFLICT DO NOTHING";
+const FIRST_LOOK: &str = "\
+    INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+const LOOK_NOW: &str = "\
+    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, hint_seq) VALUES ($1, $2, $3, $4, 1)
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = c.hint_seq + 1,
+        next_check_at = LEAST(c.next_check_at, GREATEST(excluded.next_check_at, c.last_checked_at + interval '2 seconds'))";
 const BOOKS: &str = "\
     INSERT INTO books (psp, account, hour, outcome, count) VALUES ($1, $2, date_trunc('hour', $3), $4, 1)
     ON CONFLICT (psp, account, hour, outcome) DO UPDATE SET count = books.count + 1";
 
+/// As the worker's.
+const DOUBT_DELAY: Duration = Duration::from_secs(2);
+
 /// What the yardstick is to do.
+#[derive(Clone)]
 pub struct Work {
     pub account: Arc<Account>,
     pub messages: Vec<Message>,
@@ -123,20 +144,34 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
     if let Some(body) = body {
         let insert = sqlx::query(BODY).bind(body_id).bind(received_at).bind(psp).bind(account).bind(&body.webhook_id);
         let insert = insert.bind(&*body.secret_name).bind(&body.content_type).bind(serde_json::to_string(&body.headers)?);
-        insert.bind(&*body.bytes).execute(&mut *transaction).await?;
+        let sha256 = Sha256::digest(&body.bytes);
+        insert.bind(&*body.bytes).bind(&sha256[..]).execute(&mut *transaction).await?;
     }
     if let Some((id, before, view, registers, version, true)) = &order {
         let (status, shown) = (view.status.as_str(), serde_json::to_string(view)?);
         let update = sqlx::query(ORDER).bind(id).bind(status).bind(&shown).bind(serde_json::to_string(registers)?);
-        let updated = update.bind(version).bind(now).execute(&mut *transaction).await?;
+        let updated = update.bind(version).bind(now).bind(view.review.is_some()).execute(&mut *transaction).await?;
         ensure!(updated.rows_affected() == 1, "the order {id} is gone");
         if view != before {
             let insert = sqlx::query(TRANSITION).bind(id).bind(version).bind(Uuid::from_u128(rand::random()));
             let insert = insert.bind(before.status.as_str()).bind(status).bind(now).bind(&shown).bind([&work.destination]);
-            insert.execute(&mut *transaction).await?;
+            insert.bind(view.review.is_some()).execute(&mut *transaction).await?;
             let insert = sqlx::query(OUTBOX).bind(&work.destination).bind(id).bind(version).bind(now);
             insert.execute(&mut *transaction).await?;
         }
+    }
+    if let (Content::Fact { event, .. }, Some((id, .., registers, _, added))) = (&row.content, &order) {
+        let references: Vec<ReferenceKey> = references(event).collect();
+        let column = |of: fn(&ReferenceKey) -> &str| references.iter().map(of).collect::<Vec<_>>();
+        let insert = sqlx::query(REFERENCES).bind(column(|key| &key.psp)).bind(column(|key| &key.account));
+        let insert = insert.bind(column(|key| key.kind.as_str())).bind(column(|key| &key.value)).bind(id);
+        insert.execute(&mut *transaction).await?;
+        let (sql, delay) = if *added && !registers.in_doubt().is_empty() {
+            (LOOK_NOW, DOUBT_DELAY)
+        } else {
+            (FIRST_LOOK, work.account.psp.profile().usual_delay)
+        };
+        sqlx::query(sql).bind(psp).bind(account).bind(&event.payment_id).bind(now + delay).execute(&mut *transaction).await?;
     }
     if work.books {
         let line = sqlx::query(BOOKS).bind(psp).bind(account).bind(received_at).bind(outcome.as_str());

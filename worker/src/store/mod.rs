@@ -457,10 +457,12 @@ impl Wanted {
         keys.is_empty() && references.is_empty() && bodies.is_empty() && order_events.is_empty()
     }
 
-    /// Adds what a plan asked for. Under new names parked events may wait that stand before those that were read.
+    /// Adds what a plan asked for. Under new names parked events may wait that stand before those that were read; while the rest
+    /// is woken these have their turn when a name was led ([`Rest::of`]): from the beginning again and again, the events that
+    /// stay parked would hide for ever the one that leads them.
     pub fn extend(&mut self, more: Self) {
         let Self { keys, references, bodies, order_events, parked_after: _, parked_led: _ } = more;
-        if !references.is_empty() {
+        if !references.is_empty() && !self.parked_led {
             self.parked_after = None;
         }
         self.keys.extend(keys);

@@ -1,12 +1,13 @@
 //! The store on PostgreSQL 14 or newer.
 //!
 //! [`transaction`] is the loop around one transaction, [`read`] locks and reads its snapshot, [`write`] writes its plan,
-//! [`checks`] leases payments, [`errors`] says whose fault an error is. Every statement takes arrays, so a transaction has a
-//! fixed number of them whatever its size; rows are inserted and locked in sorted order, so transactions wait for each other
-//! but not in circles.
+//! [`copy`] appends rows, [`checks`] leases payments, [`errors`] says whose fault an error is. Every statement takes arrays, or
+//! rows by the stream, so a transaction has a fixed number of them whatever its size; rows are inserted and locked in sorted
+//! order, so transactions wait for each other but not in circles.
 
 mod audit;
 mod checks;
+mod copy;
 mod errors;
 mod inspect;
 mod outbox;

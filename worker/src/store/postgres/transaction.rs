@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, PgConnection, PgPool, PgTransaction};
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, PgConnection, PgPool, PgTransaction, Postgres};
 use tokio::time::{sleep, timeout};
 
 use super::errors::{Failure, classify, timed_out};
@@ -86,25 +87,42 @@ async fn wake(
     Ok(())
 }
 
+/// A connection that goes back to the pool only when its transaction has ended in order. Otherwise it is closed: it does not
+/// answer any more, or whoever waited for the transaction gave up amid a `COPY`, of which the driver does not know then where
+/// its answers end (the next user would read them for its own).
+struct Lent(Option<PoolConnection<Postgres>>);
+
+impl Lent {
+    fn give_back(&mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
 /// One transaction, tried until it gets through.
 async fn get_through(pool: &PgPool, work: &Work<'_>, wanted: &mut Wanted) -> Result<(Applied, Option<Rest>), StoreError> {
     for round in 0..ROUNDS_MAX {
-        let mut connection = pool.acquire().await.map_err(classify)?;
-        match transact(&mut connection, work, wanted).await? {
+        let mut lent = Lent(Some(pool.acquire().await.map_err(classify)?));
+        let Some(connection) = lent.0.as_mut() else { continue };
+        let ended = transact(connection, work, wanted).await;
+        if !matches!(ended, Ok(Round::Broken(_) | Round::InDoubt { .. })) {
+            // Before the wait for the next round: others may be waiting for a connection.
+            lent.give_back();
+        }
+        match ended? {
             Round::Done(applied, rest) => return Ok((applied, rest)),
             Round::More(more) => wanted.extend(more),
-            Round::Lost => {
-                // Given back before the wait: others may be waiting for a connection.
-                drop(connection);
-                sleep(backoff(round, work.ids)).await;
-            }
-            Round::Broken(error) => {
-                // Not back to the pool, which would wait for an answer of it.
-                drop(connection.detach());
-                return Err(error);
-            }
+            Round::Lost => sleep(backoff(round, work.ids)).await,
+            Round::Broken(error) => return Err(error),
             Round::InDoubt { xid, applied, rest, error } => {
-                drop(connection.detach());
+                drop(lent);
                 if was_committed(pool, &xid, error).await? {
                     return Ok((applied, rest));
                 }

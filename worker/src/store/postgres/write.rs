@@ -6,7 +6,9 @@
 use sqlx::{PgConnection, PgTransaction};
 use time::OffsetDateTime;
 
+use super::copy::Rows;
 use super::errors::Failure;
+use crate::inbox::Outcome;
 use crate::order::OrderStatus;
 use crate::pace::Pace;
 use crate::store::rows::{self, ContentColumns};
@@ -15,27 +17,14 @@ use crate::store::{
     WokenEvent,
 };
 
-const INSERT_BODIES: &str = "\
-    INSERT INTO bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
-    SELECT id, received_at, psp, account, webhook_id, secret_name, content_type, headers::json, bytes, sha256
-    FROM UNNEST($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::bytea[],
-            $10::bytea[])
-        AS w(id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)";
+const COPY_BODIES: &str = "\
+    COPY bodies (id, received_at, psp, account, webhook_id, secret_name, content_type, headers, bytes, sha256)
+    FROM STDIN (FORMAT binary)";
 
-const INSERT_EVENTS: &str = "\
-    INSERT INTO events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
-        outcome, reason, fingerprint, order_id, body_id, received_at, applied_at, taken_at, parked_at, secret_name,
-        order_version)
-    SELECT psp, account, event_id, event_type, source, facts::json, foreign_mode, facts_sha256, mapping_version,
-        outcome, reason, fingerprint, order_id, body_id, received_at, at, at, CASE outcome WHEN 'parked' THEN at END,
-        secret_name, order_version
-    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::boolean[], $8::bytea[],
-            $9::bigint[], $10::text[], $11::text[], $12::text[], $13::text[], $14::uuid[], $15::timestamptz[],
-            $16::timestamptz[], $17::text[], $18::bigint[])
-        AS w(psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version,
-            outcome, reason, fingerprint, order_id, body_id, received_at, at, secret_name, order_version)
-    ORDER BY psp, account, event_id
-    ON CONFLICT DO NOTHING";
+const COPY_EVENTS: &str = "\
+    COPY events (psp, account, event_id, event_type, source, facts, foreign_mode, facts_sha256, mapping_version, outcome, reason,
+        fingerprint, order_id, body_id, received_at, applied_at, taken_at, parked_at, secret_name, order_version)
+    FROM STDIN (FORMAT binary)";
 
 /// Only over what was read: a row without references has no lock.
 const REPLACE_EVENTS: &str = "\
@@ -171,52 +160,61 @@ async fn bodies(connection: &mut PgConnection, bodies: &[BodyWrite]) -> Result<(
     if bodies.is_empty() {
         return Ok(());
     }
-    let columns = bodies.iter().map(|write| rows::body_columns(&write.body)).collect::<Result<Vec<_>, _>>()?;
-    sqlx::query(INSERT_BODIES)
-        .bind(array(bodies, |write| write.id))
-        .bind(array(bodies, |write| OffsetDateTime::from(write.body.received_at)))
-        .bind(array(bodies, |write| &*write.body.psp))
-        .bind(array(bodies, |write| &*write.body.account))
-        .bind(array(bodies, |write| &*write.body.webhook_id))
-        .bind(array(bodies, |write| &*write.body.secret_name))
-        .bind(array(bodies, |write| write.body.content_type.as_deref()))
-        .bind(array(&columns, |(headers, _)| &**headers))
-        .bind(array(bodies, |write| &*write.body.bytes))
-        .bind(array(&columns, |(_, sha256)| &sha256[..]))
-        .execute(connection)
-        .await?;
-    Ok(())
+    let mut copied = Rows::of(10);
+    for BodyWrite { id, body } in bodies {
+        let (headers, sha256) = rows::body_columns(body)?;
+        copied.row();
+        copied.uuid(*id);
+        copied.timestamp(body.received_at);
+        copied.text(&body.psp);
+        copied.text(&body.account);
+        copied.text(&body.webhook_id);
+        copied.text(&body.secret_name);
+        copied.or_null(body.content_type.as_deref(), Rows::text);
+        copied.text(&headers);
+        copied.bytes(&body.bytes);
+        copied.bytes(&sha256);
+    }
+    all_written(copied.copy(connection, COPY_BODIES).await?, bodies.len())
 }
 
 async fn events(connection: &mut PgConnection, events: &[EventWrite]) -> Result<(), Failure> {
     if events.is_empty() {
         return Ok(());
     }
-    let contents = events.iter().map(|write| rows::content_columns(&write.row.content));
-    let contents = contents.collect::<Result<Vec<ContentColumns<'_>>, StoreError>>()?;
-    let done = sqlx::query(INSERT_EVENTS)
-        .bind(array(events, |write| &*write.row.key.psp))
-        .bind(array(events, |write| &*write.row.key.account))
-        .bind(array(events, |write| &*write.row.key.event_id))
-        .bind(array(events, |write| &*write.row.event_type))
-        .bind(array(events, |write| rows::source_name(write.row.source)))
-        .bind(array(&contents, |content| content.facts.as_deref()))
-        .bind(array(&contents, |content| content.foreign_mode))
-        .bind(array(events, |write| &write.row.facts_sha256[..]))
-        .bind(array(events, |write| i64::from(write.row.mapping_version)))
-        .bind(array(events, |write| write.outcome.as_str()))
-        .bind(array(&contents, |content| content.reason))
-        .bind(array(&contents, |content| content.fingerprint))
-        .bind(array(events, |write| write.order_id.as_deref()))
-        .bind(array(events, |write| write.body_id))
-        .bind(array(events, |write| OffsetDateTime::from(write.row.received_at)))
-        .bind(array(events, |write| OffsetDateTime::from(write.at)))
-        .bind(array(events, |write| write.secret_name.as_deref()))
-        .bind(array(events, |write| write.order_version))
-        .execute(connection)
-        .await?;
-    // Two workers may meet at a key without references, which no lock keeps apart: the loser finds it known next time.
-    all_written(done.rows_affected(), events.len())
+    let mut sorted: Vec<&EventWrite> = events.iter().collect();
+    sorted.sort_by(|one, other| one.row.key.cmp(&other.row.key));
+    let mut copied = Rows::of(20);
+    for write in sorted {
+        let EventWrite { row, body_id, outcome, order_id, order_version, secret_name, at } = write;
+        let ContentColumns { facts, foreign_mode, reason, fingerprint } = rows::content_columns(&row.content)?;
+        copied.row();
+        copied.text(&row.key.psp);
+        copied.text(&row.key.account);
+        copied.text(&row.key.event_id);
+        copied.text(&row.event_type);
+        copied.text(rows::source_name(row.source));
+        copied.or_null(facts.as_deref(), Rows::text);
+        copied.bool(foreign_mode);
+        copied.bytes(&row.facts_sha256);
+        copied.bigint(row.mapping_version.into());
+        copied.text(outcome.as_str());
+        copied.or_null(reason, Rows::text);
+        copied.or_null(fingerprint, Rows::text);
+        copied.or_null(order_id.as_deref(), Rows::text);
+        copied.or_null(*body_id, Rows::uuid);
+        copied.timestamp(row.received_at);
+        copied.timestamp(*at);
+        copied.timestamp(*at);
+        copied.or_null((*outcome == Outcome::Parked).then_some(*at), Rows::timestamp);
+        copied.or_null(secret_name.as_deref(), Rows::text);
+        copied.or_null(*order_version, Rows::bigint);
+    }
+    match copied.copy(connection, COPY_EVENTS).await {
+        // Two workers may meet at a key without references, which no lock keeps apart: the loser finds it known next time.
+        Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Err(Failure::Lost),
+        copied => all_written(copied?, events.len()),
+    }
 }
 
 /// Whoever waited as what it was waits no more; [`parkings`] come after.
