@@ -221,7 +221,7 @@ fn notifiers(config: &Config) -> Result<Vec<Notifier>, ConfigError> {
 /// When to look at a new payment for the first time; `None` if the PSP cannot be asked with what is configured.
 fn first_look(account: &Account) -> Option<Duration> {
     let profile = account.psp.profile();
-    (profile.can.payment_status && account.api.key.is_some()).then_some(profile.usual_delay)
+    (profile.can.payment_status && account.psp.api_key(account).is_some()).then_some(profile.usual_delay)
 }
 
 /// Why the database cannot be used yet.

@@ -135,6 +135,11 @@ pub trait Psp: Send + Sync {
     /// It says nothing of ours ([`TranslateError::Ignored`]), or cannot be understood ([`TranslateError::Unintelligible`]).
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError>;
 
+    /// The key by which the account asks the PSP's API; `None`: it was given none, and cannot ask.
+    fn api_key<'a>(&self, account: &'a Account) -> Option<&'a Secret> {
+        account.api.key.as_ref()
+    }
+
     /// A request that asks for a payment's state; `cursor` is what the previous answer's [`Answer::next`] said.
     ///
     /// # Errors

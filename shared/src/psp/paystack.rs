@@ -50,6 +50,7 @@ use crate::envelope::Envelope;
 use crate::event::{
     ANSWER_PREFIX, DisputeState, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, RefundState, Source,
 };
+use crate::secret::Secret;
 
 /// The adapter.
 pub struct Paystack;
@@ -153,6 +154,11 @@ impl Psp for Paystack {
         };
         let key = format!("{event_type}:{}", told.key);
         Ok(vec![Telling { event_id: key, event_type, ..told.telling }.event(account, Source::Webhook)])
+    }
+
+    /// `api_key`, or else the first of the secrets, which is the same key.
+    fn api_key<'a>(&self, account: &'a Account) -> Option<&'a Secret> {
+        account.api.key.as_ref().or_else(|| account.keys.secrets.first())
     }
 
     fn status_request(&self, payment_id: &str, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
@@ -605,10 +611,9 @@ fn path_segment(reference: &str) -> Option<String> {
     usable.then(|| utf8_percent_encode(reference, UNRESERVED).to_string())
 }
 
-/// With `api_key`, or else with the first of the secrets, which is the same key.
 fn get(account: &Account, path_and_query: &str) -> Result<Request<Bytes>, AskError> {
-    let key = account.api.key.as_ref().or_else(|| account.keys.secrets.first()).ok_or(AskError::Missing("api_key"))?;
-    ask::finish(ask::get(account, API, path_and_query, ask::bearer_of(key).ok_or(AskError::Missing("api_key"))?))
+    let credentials = Paystack.api_key(account).and_then(ask::bearer_of).ok_or(AskError::Missing("api_key"))?;
+    ask::finish(ask::get(account, API, path_and_query, credentials))
 }
 
 #[cfg(test)]
@@ -618,7 +623,6 @@ pub(super) mod tests {
     use super::super::tests::{self, NOW_S, Specimen};
     use super::*;
     use crate::event::ReferenceKind;
-    use crate::secret::Secret;
 
     pub(in super::super) fn specimen() -> Specimen {
         Specimen {

@@ -1,0 +1,229 @@
+//! What a simulated PSP's API answers is what its adapter reads: payments, lists and endpoints, over real HTTP.
+
+use std::collections::BTreeSet;
+use std::future::IntoFuture as _;
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use paybell::simulator::{self, Dialect, Settings, ledger, ledger::DECLINES, ledger::DisputeState, ledger::RefundState};
+use paybell_shared::clock::Timestamp;
+use paybell_shared::event::{Fact, Mode, PaymentEvent, PaymentState, RefundState as Told};
+use paybell_shared::psp::{self, Account, Answer, Api, Asked, Keys, ReadError};
+use paybell_shared::secret::Secret;
+
+const NOW: i64 = 1_790_000_000;
+/// More pages than any list here has.
+const PAGES_MAX: usize = 500;
+
+/// A simulated PSP that is served, and our account there.
+struct Served {
+    account: Account,
+    simulated: simulator::Account,
+    http: reqwest::Client,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Served {
+    async fn new(dialect: &'static dyn Dialect, ledger: ledger::Ledger) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let settings = Settings { api_url: Some(url.clone()), ..dialect.settings() };
+        let simulated = simulator::Account::new(dialect, settings.clone(), ledger);
+        let server = tokio::spawn(axum::serve(listener, simulated.api().unwrap()).into_future());
+        Self { account: account(dialect, settings, url), simulated, http: simulator::http_client().unwrap(), server }
+    }
+
+    async fn send(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let mut request = request;
+        if let Some(token) = self.account.psp.token_request(&self.account) {
+            let answered = self.exchange(token.unwrap()).await;
+            let token = self.account.psp.read_token(&answered).unwrap();
+            let value = format!("Bearer {}", token.secret.expose());
+            request.headers_mut().insert(header::AUTHORIZATION, value.parse().unwrap());
+        }
+        self.exchange(request).await
+    }
+
+    async fn exchange(&self, request: Request<Bytes>) -> Response<Bytes> {
+        let response = self.http.execute(request.try_into().unwrap()).await.unwrap();
+        let mut answered = Response::builder().status(response.status());
+        *answered.headers_mut().unwrap() = response.headers().clone();
+        answered.body(response.bytes().await.unwrap()).unwrap()
+    }
+
+    /// All pages of what is known of a payment.
+    async fn status(&self, payment_id: &str) -> Result<Answer, ReadError> {
+        let mut all = Answer { events: Vec::new(), unread: Vec::new(), next: None };
+        for _ in 0..PAGES_MAX {
+            let request = self.account.psp.status_request(payment_id, all.next.as_deref(), &self.account).unwrap();
+            let response = self.send(request).await;
+            let asked = Asked { payment_id, cursor: all.next.as_deref(), at: Timestamp::from_seconds(NOW), look_id: "look" };
+            let page = self.account.psp.read_status(&asked, &response, &self.account)?;
+            all.events.extend(page.events);
+            all.unread.extend(page.unread);
+            all.next = page.next;
+            if all.next.is_none() {
+                return Ok(all);
+            }
+        }
+        panic!("{} never ends", self.account.psp.id());
+    }
+
+    /// All pages of what happened since.
+    async fn events(&self, since: i64) -> Vec<PaymentEvent> {
+        let (mut events, mut cursor) = (Vec::new(), None::<String>);
+        for _ in 0..PAGES_MAX {
+            let since = Timestamp::from_seconds(since);
+            let request = self.account.psp.events_request(since, cursor.as_deref(), &self.account).unwrap();
+            let response = self.send(request).await;
+            let asked = Asked { payment_id: "", cursor: cursor.as_deref(), at: Timestamp::from_seconds(NOW), look_id: "sweep" };
+            let page = self.account.psp.read_events(&asked, &response, &self.account).unwrap();
+            assert!(page.unread.is_empty(), "{}: {:?}", self.account.psp.id(), page.unread);
+            events.extend(page.events);
+            cursor = page.next;
+            if cursor.is_none() {
+                return events;
+            }
+        }
+        panic!("{} never ends", self.account.psp.id());
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn account(dialect: &dyn Dialect, settings: Settings, url: String) -> Account {
+    let adapter = psp::find(dialect.psp()).unwrap();
+    let scheme = settings.scheme.or_else(|| adapter.profile().schemes.first().map(|scheme| scheme.name));
+    let secrets = Some(settings.secret).filter(|secret| !secret.is_empty());
+    Account {
+        psp: adapter,
+        psp_id: adapter.id().into(),
+        name: "default".into(),
+        mode: Mode::Test,
+        keys: Keys {
+            secrets: secrets.map(|secret| Secret::new("theirs", secret)).into_iter().collect(),
+            scheme: scheme.unwrap(),
+            url: settings.url,
+            webhook_id: settings.webhook_id,
+            public_key: settings.public_key,
+            trusted_root: settings.trusted_root,
+            ..Keys::default()
+        },
+        api: Api {
+            key: settings.api_key.map(|key| Secret::new("api_key", key)),
+            url: Some(url),
+            client_id: settings.client_id,
+            merchant_id: settings.merchant_id,
+        },
+        order_reference: None,
+    }
+}
+
+/// A paid order of which a part is refunded, and a part is disputed.
+fn eventful(dialect: &'static dyn Dialect) -> (ledger::Ledger, String) {
+    let mut ledger = ledger::Ledger::new(dialect, false, 1);
+    let id = ledger.open("ORD-1001", 5000, dialect.currencies()[0], false, NOW - 100);
+    ledger.decline(&id, DECLINES[0], NOW - 90);
+    ledger.capture(&id, 5000, NOW - 80);
+    ledger.refund(&id, 1000, RefundState::Succeeded, NOW - 70);
+    let failing = ledger.refund(&id, 500, RefundState::Pending, NOW - 60);
+    ledger.settle_refund(&id, failing, RefundState::Failed, NOW - 50);
+    let number = ledger.dispute(&id, 2000, NOW - 40);
+    ledger.close_dispute(&id, number, DisputeState::Won, NOW - 30);
+    (ledger, id)
+}
+
+fn served() -> impl Iterator<Item = &'static dyn Dialect> {
+    simulator::ALL.iter().copied().filter(|dialect| psp::find(dialect.psp()).unwrap().profile().can.payment_status)
+}
+
+#[tokio::test]
+async fn a_look_at_a_payment_reads_its_money_and_its_refunds() {
+    for dialect in served() {
+        let (ledger, id) = eventful(dialect);
+        let psp = Served::new(dialect, ledger).await;
+        let answer = psp.status(&id).await.unwrap_or_else(|error| panic!("{}: {error}", dialect.id()));
+        assert!(answer.unread.is_empty(), "{}: {:?}", dialect.id(), answer.unread);
+        let keys: BTreeSet<&str> = answer.events.iter().map(|event| event.key.event_id.as_str()).collect();
+        assert_eq!(keys.len(), answer.events.len(), "{}: {keys:?}", dialect.id());
+        assert!(answer.events.iter().all(|event| event.payment_id == id && event.is_answer()), "{}", dialect.id());
+        let captured: i64 = answer.events.iter().fold(0, |captured, event| match &event.fact {
+            Fact::Payment(fact) if fact.state == PaymentState::Captured => {
+                captured.max(fact.captured.map_or(0, |money| money.minor))
+            }
+            Fact::Capture { amount, .. } => captured.max(amount.minor),
+            _ => captured,
+        });
+        assert_eq!(captured, 5000, "{}", dialect.id());
+        let singles: i64 = answer.events.iter().fold(0, |refunded, event| match &event.fact {
+            Fact::Refund { state: Told::Succeeded, amount, .. } => refunded + amount.minor,
+            _ => refunded,
+        });
+        let totals = answer.events.iter().filter_map(|event| match &event.fact {
+            Fact::RefundTotal { amount } => Some(amount.minor),
+            _ => None,
+        });
+        assert_eq!(singles.max(totals.max().unwrap_or(0)), 1000, "{}", dialect.id());
+    }
+}
+
+#[tokio::test]
+async fn a_payment_that_nobody_knows_is_not_found() {
+    for dialect in served() {
+        let (ledger, _) = eventful(dialect);
+        let unknown = ledger::payment_id(dialect, "another order");
+        let psp = Served::new(dialect, ledger).await;
+        assert_eq!(psp.status(&unknown).await, Err(ReadError::NotFound), "{}", dialect.id());
+    }
+}
+
+#[tokio::test]
+async fn a_sweep_reads_every_payment_once() {
+    for dialect in served().filter(|dialect| psp::find(dialect.psp()).unwrap().profile().can.event_list) {
+        let mut ledger = ledger::Ledger::new(dialect, false, 1);
+        let mut paid = BTreeSet::new();
+        // More than two pages of any PSP's, several within one second.
+        for number in 0..210 {
+            let at = NOW - 1000 + number / 3;
+            let id = ledger.open(&format!("ORD-{number}"), 5000, dialect.currencies()[0], false, at);
+            ledger.capture(&id, 5000, at);
+            if number % 70 == 0 {
+                ledger.refund(&id, 1000, RefundState::Succeeded, at + 1);
+                ledger.dispute(&id, 2000, at + 2);
+            }
+            paid.insert(id);
+        }
+        let psp = Served::new(dialect, ledger).await;
+        let events = psp.events(NOW - 1000).await;
+        let found: BTreeSet<String> = events.iter().map(|event| event.payment_id.clone()).collect();
+        assert_eq!(found, paid, "{}", dialect.id());
+        let keys: BTreeSet<&str> = events.iter().map(|event| event.key.event_id.as_str()).collect();
+        assert_eq!(keys.len(), events.len(), "{}: told twice", dialect.id());
+    }
+}
+
+#[tokio::test]
+async fn the_endpoint_is_listed_as_it_is_registered() {
+    for dialect in served().filter(|dialect| psp::find(dialect.psp()).unwrap().profile().can.endpoint_list) {
+        let (ledger, _) = eventful(dialect);
+        let psp = Served::new(dialect, ledger).await;
+        psp.simulated.set_endpoint("https://shop.example/webhooks/here");
+        let (mut endpoints, mut cursor) = (Vec::new(), None::<String>);
+        for _ in 0..PAGES_MAX {
+            let request = psp.account.psp.endpoints_request(cursor.as_deref(), &psp.account).unwrap();
+            let response = psp.send(request).await;
+            let page = psp.account.psp.read_endpoints_at(cursor.as_deref(), &response).unwrap();
+            endpoints.extend(page.endpoints);
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(endpoints.len(), 1, "{}", dialect.id());
+        assert_eq!((endpoints[0].url.as_str(), endpoints[0].enabled), ("https://shop.example/webhooks/here", true));
+    }
+}
