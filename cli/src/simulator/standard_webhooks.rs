@@ -12,6 +12,7 @@ use super::dialect::{Dialect, EventType, Scene, Settings, SignError, SignedCall,
 use super::ledger::{Cancellation, Decline, DisputeState, Event, Happened, Object, RefundState, State, Step};
 use super::mac;
 use super::seed::Seed;
+use super::story::Story;
 
 /// An in-house PSP, or a bridge to one, that carries normalised events.
 pub struct StandardWebhooks;
@@ -53,6 +54,11 @@ impl Dialect for StandardWebhooks {
         "standard-webhooks"
     }
 
+    /// The secret says which: one for `v1`, a private key for `v1a`.
+    fn speaks(&self, _scheme: Option<&str>) -> bool {
+        true
+    }
+
     fn object_id(&self, object: Object, seed: &Seed) -> String {
         let prefix = match object {
             Object::Payment => "pay",
@@ -80,8 +86,10 @@ impl Dialect for StandardWebhooks {
             Happened::Declined => ("payment.failed", payment.amount, &payment.id),
             Happened::Authorized => ("payment.authorized", payment.amount, &payment.id),
             Happened::Captured { .. } => ("payment.captured", payment.captured(), &payment.id),
-            Happened::Canceled { .. } => ("payment.canceled", payment.amount, &payment.id),
-            Happened::Expired { .. } => ("payment.expired", payment.amount, &payment.id),
+            Happened::Canceled { .. } | Happened::Expired { was_authorized: true } => {
+                ("payment.canceled", payment.amount, &payment.id)
+            }
+            Happened::Expired { was_authorized: false } => ("payment.expired", payment.amount, &payment.id),
             Happened::Refunded { number, .. } | Happened::RefundSettled { number } => {
                 let Some((state, amount, id)) = refund(number) else { return Vec::new() };
                 let event_type = match state {
@@ -149,6 +157,11 @@ impl Dialect for StandardWebhooks {
 
     fn retries(&self) -> &'static [Duration] {
         &RETRIES
+    }
+
+    /// `payment.expired` says that nobody paid in time; an authorisation that lapses ends as canceled.
+    fn plays(&self, story: Story) -> bool {
+        story != Story::AuthorizationExpired
     }
 }
 
