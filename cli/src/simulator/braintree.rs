@@ -256,7 +256,7 @@ pub(super) fn transaction(payment: &Payment, attempt: usize) -> String {
     let _ = write!(history, "<status-event><status>{status}</status></status-event>");
     let _ = write!(more, "<status-history type=\"array\">{history}</status-history>");
     if is_latest {
-        let refunds: String = payment.refunds.iter().map(|refund| format!("<item>{}</item>", refund.id)).collect();
+        let refunds: String = payment.refunds.iter().flat_map(|refund| ["<item>", &refund.id, "</item>"]).collect();
         let disputes: String = payment.disputes.iter().map(|it| dispute(payment, it, dispute_status(it.state), "")).collect();
         let _ = write!(more, "<refund-ids type=\"array\">{refunds}</refund-ids><disputes type=\"array\">{disputes}</disputes>");
     }

@@ -161,11 +161,6 @@ impl Dialect for GoCardless {
         )
     }
 
-    /// No event says how much.
-    fn tells(&self, story: Story) -> bool {
-        matches!(story, Story::Pending | Story::Failed | Story::Canceled)
-    }
-
     /// It debits in eight currencies, all with minor units.
     fn currencies(&self) -> &'static [&'static str] {
         &["EUR", "GBP", "SEK", "USD"]
