@@ -93,7 +93,7 @@ impl Dialect for Mollie {
 
     fn told(&self, step: &Step<'_>) -> Vec<Event> {
         let told = told(step).into_iter().enumerate();
-        told.map(|(nth, (event_type, entity))| event(event_id(step, nth), event_type, step.at, &step.payment.id, entity))
+        told.map(|(nth, (event_type, entity))| event(event_id(step, nth), event_type, step.at, &step.payment.id, &entity))
             .collect()
     }
 
@@ -118,7 +118,7 @@ impl Dialect for Mollie {
             }
         };
         let id = object_id(Object::Event, &Seed::new(event_type, &situation.salt.to_string(), 0));
-        Some((&event(id, known.name, situation.at, &payment.id, entity)).into())
+        Some((&event(id, known.name, situation.at, &payment.id, &entity)).into())
     }
 
     fn sign(&self, settings: &Settings, webhook: &Webhook, _at: i64) -> Result<SignedCall, SignError> {
@@ -283,7 +283,7 @@ fn told(step: &Step<'_>) -> Vec<(&'static str, Value)> {
 }
 
 /// An event around an object.
-fn event(id: String, event_type: &'static str, created: i64, payment_id: &str, entity: Value) -> Event {
+fn event(id: String, event_type: &'static str, created: i64, payment_id: &str, entity: &Value) -> Event {
     let object_id = entity["id"].as_str().unwrap_or_default().to_owned();
     let body = json!({
         "resource": "event",
