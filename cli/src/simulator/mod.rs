@@ -13,6 +13,8 @@ pub mod dialect;
 mod http;
 pub mod ledger;
 mod mac;
+pub mod paypal;
+mod paypal_api;
 mod seed;
 mod sender;
 pub mod standard_webhooks;
@@ -26,7 +28,7 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &standard_webhooks::StandardWebhooks];
+pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &paypal::PayPal, &standard_webhooks::StandardWebhooks];
 
 /// The dialect of this name.
 #[must_use]
