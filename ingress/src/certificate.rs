@@ -32,7 +32,7 @@ const PEM_MARK: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 #[derive(Clone)]
 pub(crate) struct Certificates {
-    shelf: Arc<Mutex<Shelf>>,
+    kept: Arc<Mutex<Shelf>>,
     shutdown: Shutdown,
 }
 
@@ -52,12 +52,12 @@ enum FetchError {
 
 impl Certificates {
     pub(crate) fn new(shutdown: &Shutdown) -> Self {
-        Self { shelf: Arc::default(), shutdown: shutdown.clone() }
+        Self { kept: Arc::default(), shutdown: shutdown.clone() }
     }
 
     /// The certificate at `url`, in PEM, if it is here; if not, it is fetched, as far as that may be.
     pub(crate) fn get(&self, url: &str, account: &Account) -> Option<Bytes> {
-        let found = self.shelf().look(url, account, Instant::now());
+        let found = self.kept().look(url, account, Instant::now());
         match found {
             Found::Here(pem) => return Some(pem),
             Found::NotYet => {}
@@ -69,11 +69,11 @@ impl Certificates {
 
     /// Says that what lies at `url` verified nothing: it is not tried again at once, but it is tried again.
     pub(crate) fn refused(&self, url: &str) {
-        self.shelf().put_away(url, Instant::now());
+        self.kept().put_away(url, Instant::now());
     }
 
     fn fetch(&self, url: String, account: &Account) {
-        let (shelf, shutdown) = (Arc::clone(&self.shelf), self.shutdown.clone());
+        let (kept, shutdown) = (Arc::clone(&self.kept), self.shutdown.clone());
         let (psp, name) = (Arc::clone(&account.psp_id), Arc::clone(&account.name));
         let counts = account.clone();
         self.shutdown.spawn("certificate", async move {
@@ -83,32 +83,32 @@ impl Certificates {
                 fetched = fetch(&url) => fetched,
             };
             let duration_ms = began.elapsed().as_secs_f64() * 1e3;
-            let mut shelf = lock(&shelf);
+            let mut kept = lock(&kept);
             match fetched {
                 Ok(pem) => {
                     count(&counts, "fetched");
                     tracing::info!(event = "certificate.fetched", %psp, account = %name, url, bytes = pem.len(), duration_ms);
-                    shelf.put(url, pem);
+                    kept.put(url, pem);
                 }
                 Err(error) => {
                     count(&counts, "failed");
                     let error = format!("{:#}", anyhow::Error::new(error));
                     tracing::warn!(event = "certificate.fetched", %psp, account = %name, url, error, duration_ms, "no certificate");
-                    shelf.put_away(&url, Instant::now());
+                    kept.put_away(&url, Instant::now());
                 }
             }
             Ok(())
         });
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        lock(&self.shelf)
+    fn kept(&self) -> MutexGuard<'_, Shelf> {
+        lock(&self.kept)
     }
 }
 
 /// Nothing is left half done where it could panic.
-fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
-    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(kept: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn count(account: &Account, outcome: &'static str) {
@@ -201,9 +201,9 @@ impl Shelf {
             Place::Here { needed, .. } => Some((*needed, url.clone())),
             Place::OnItsWay | Place::Failed { .. } => None,
         };
-        let kept: Vec<(u64, String)> = self.places.iter().filter_map(here).collect();
-        if kept.len() >= KEPT_MAX
-            && let Some((_, least)) = kept.into_iter().min()
+        let here: Vec<(u64, String)> = self.places.iter().filter_map(here).collect();
+        if here.len() >= KEPT_MAX
+            && let Some((_, least)) = here.into_iter().min()
         {
             self.places.remove(&least);
         }

@@ -48,30 +48,7 @@ const REPEATED_HEADERS: [(&str, &str); 1] = [("mollie", "x-mollie-signature")];
 
 /// One for each scheme of each adapter. The order is that of [`ALL`].
 fn specimens() -> Vec<Specimen> {
-    vec![
-        super::stripe::tests::specimen(),
-        super::adyen::tests::specimen(),
-        super::adyen::tests::platform_specimen(),
-        super::paypal::tests::specimen(),
-        super::square::tests::specimen(),
-        super::razorpay::tests::specimen(),
-        super::mollie::tests::specimen(),
-        super::mollie::tests::classic_specimen(),
-        super::checkoutcom::tests::specimen(),
-        super::gocardless::tests::specimen(),
-        super::paystack::tests::specimen(),
-        super::flutterwave::tests::specimen_v3(),
-        super::flutterwave::tests::specimen_v4(),
-        super::flutterwave::tests::specimen_v4_plain(),
-        super::braintree::tests::specimen(),
-        super::coinbase_commerce::tests::specimen(),
-        super::klarna::tests::specimen(),
-        super::standard_webhooks::tests::specimen(),
-        super::svix::tests::specimen(),
-        super::shopify::tests::specimen(),
-        super::github::tests::specimen(),
-        super::generic::tests::specimen(),
-    ]
+    vec![super::stripe::tests::specimen(), super::adyen::tests::specimen(), super::adyen::tests::platform_specimen(), super::paypal::tests::specimen(), super::square::tests::specimen(), super::razorpay::tests::specimen(), super::mollie::tests::specimen(), super::mollie::tests::classic_specimen(), super::checkoutcom::tests::specimen(), super::gocardless::tests::specimen(), super::paystack::tests::specimen(), super::flutterwave::tests::specimen_v3(), super::flutterwave::tests::specimen_v4(), super::flutterwave::tests::specimen_v4_plain(), super::braintree::tests::specimen(), super::coinbase_commerce::tests::specimen(), super::klarna::tests::specimen(), super::standard_webhooks::tests::specimen(), super::svix::tests::specimen(), super::shopify::tests::specimen(), super::github::tests::specimen(), super::generic::tests::specimen()]
 }
 
 fn specimen(id: &str) -> Specimen {

@@ -397,11 +397,19 @@ impl Performance {
                 telling && acknowledged
             }
             Work::Forge { webhook, forgery } => {
-                let status = match player.sender.forge(&webhook, forgery).await {
-                    Ok(Some(answered)) => Some(answered.status.as_u16()),
-                    Ok(None) => return None,
-                    Err(_) => None,
-                };
+                let mut status = None;
+                // Not judged yet is not taken: a forger may try again, too.
+                for wait in [Duration::ZERO].into_iter().chain(hurried(player.account.dialect.retries())) {
+                    tokio::time::sleep(wait).await;
+                    status = match player.sender.forge(&webhook, forgery).await {
+                        Ok(Some(answered)) => Some(answered.status.as_u16()),
+                        Ok(None) => return None,
+                        Err(_) => None,
+                    };
+                    if status != Some(503) {
+                        break;
+                    }
+                }
                 let refused = status == Some(player.account.dialect.refused_with());
                 self.note(|record| {
                     record.counts.sent += 1;

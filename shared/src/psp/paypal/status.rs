@@ -294,14 +294,14 @@ impl Look<'_> {
     fn order(&self, order: &Node<'_>, payment: &str) -> Result<Answer, ReadError> {
         let units = list(order, "purchase_units")?;
         let reference = units.iter().find_map(|unit| self.shops_order(unit));
-        let (mut tally, mut captured) = (Tally::default(), Vec::new());
+        let (mut tally, mut paid) = (Tally::default(), Vec::new());
         let mut shown = Vec::new();
         for unit in &units {
-            let Some(payments) = unit.optional("payments") else { continue };
+            let Some(made) = unit.optional("payments") else { continue };
             let part = Unit {
-                authorizations: list(&payments, "authorizations")?,
-                captures: list(&payments, "captures")?,
-                refunds: list(&payments, "refunds")?,
+                authorizations: list(&made, "authorizations")?,
+                captures: list(&made, "captures")?,
+                refunds: list(&made, "refunds")?,
             };
             tally.add(&part)?;
             shown.push(part);
@@ -321,7 +321,7 @@ impl Look<'_> {
         for capture in &captures {
             events.push(teller.capture(capture)?);
             if capture_state(capture) == CaptureState::Succeeded {
-                captured.push(id_at(capture, "id")?);
+                paid.push(id_at(capture, "id")?);
             }
         }
         for refund in shown.iter().flat_map(|unit| &unit.refunds) {
@@ -330,7 +330,7 @@ impl Look<'_> {
         if let Some(amount) = refunded_in_all(&shown)? {
             events.push(teller.refund_total(amount));
         }
-        let next = (!captured.is_empty()).then(|| Step::Disputes { payment, captures: captured }.to_string());
+        let next = (!paid.is_empty()).then(|| Step::Disputes { payment, captures: paid }.to_string());
         Ok(Answer { next, ..answer_of(events) })
     }
 
