@@ -20,17 +20,8 @@ pub struct Args {
     markdown: bool,
 }
 
-const HEADER: [&str; 9] = [
-    "id",
-    "scheme: its webhooks are",
-    "acknowledged by",
-    "within",
-    "sent again for",
-    "payment status",
-    "event list",
-    "endpoint list",
-    "published networks",
-];
+const HEADER: [&str; 7] =
+    ["id", "its webhooks are, by scheme", "acknowledged by", "within", "sent again for", "can be asked for", "networks"];
 
 /// Runs the command.
 ///
@@ -44,7 +35,7 @@ pub fn run(args: &Args) -> Outcome {
     } else if args.markdown {
         output::line(markdown().trim_end());
     } else {
-        output::line(output::table(HEADER, psp::ALL.iter().map(|psp| row(*psp))));
+        output::line(output::table(HEADER, psp::ALL.iter().map(|psp| row(*psp, "\n"))));
     }
     Ok(Exit::Yes)
 }
@@ -72,24 +63,25 @@ fn line(psp: &dyn Psp) -> serde_json::Value {
     })
 }
 
-fn row(psp: &dyn Psp) -> [String; 9] {
+/// `between`: what separates several schemes.
+fn row(psp: &dyn Psp, between: &str) -> [String; 7] {
     let (profile, acknowledgement) = (psp.profile(), psp.acknowledgement());
-    let yes = |can: bool| if can { "yes" } else { "no" }.to_owned();
     let mut status = acknowledgement.status.as_u16().to_string();
     if !acknowledgement.body.is_empty() {
         // Writing to a String does not fail.
         let _ = write!(status, " {}", acknowledgement.body);
     }
+    let can = profile.can;
+    let questions = [(can.payment_status, "payments"), (can.event_list, "events"), (can.endpoint_list, "endpoints")];
+    let questions: Vec<&str> = questions.into_iter().filter(|(can, _)| *can).map(|(_, question)| question).collect();
     [
         psp.id().to_owned(),
-        profile.schemes.iter().map(scheme).collect::<Vec<_>>().join("; "),
+        profile.schemes.iter().map(scheme).collect::<Vec<_>>().join(between),
         status,
         words(profile.timeout),
         words(profile.retry_window),
-        yes(profile.can.payment_status),
-        yes(profile.can.event_list),
-        yes(profile.can.endpoint_list),
-        if profile.sources.is_empty() { "none".to_owned() } else { profile.sources.len().to_string() },
+        if questions.is_empty() { "nothing".to_owned() } else { questions.join(", ") },
+        if profile.sources.is_empty() { "none published".to_owned() } else { profile.sources.len().to_string() },
     ]
 }
 
@@ -106,7 +98,7 @@ fn scheme(scheme: &Scheme) -> String {
 fn markdown() -> String {
     let mut text = format!("| {} |\n|{}\n", HEADER.join(" | "), "---|".repeat(HEADER.len()));
     for psp in psp::ALL {
-        let mut cells = row(*psp);
+        let mut cells = row(*psp, "<br>");
         cells[0] = format!("`{}`", cells[0]);
         let _ = writeln!(text, "| {} |", cells.map(|cell| cell.replace('|', "\\|")).join(" | "));
     }

@@ -126,6 +126,7 @@ struct Plan {
     sender: Sender,
     webhook: Webhook,
     dialect: &'static dyn Dialect,
+    is_hint: bool,
     /// Without the token, where one goes behind it.
     url: String,
     registration: Option<(Api, Registration)>,
@@ -148,7 +149,7 @@ impl Plan {
             None => bail!("no configuration is there to take the secret from: name --config or --secret"),
         };
         // The account's scheme says which of the PSP's ways to speak it understands.
-        let dialect = if configured.is_some() && dialect.settings().scheme != settings.scheme {
+        let dialect = if configured.is_some() && !dialect.speaks(settings.scheme) {
             let scheme = settings.scheme.unwrap_or("default");
             simulator::find_scheme(dialect.psp(), settings.scheme)
                 .with_context(|| format!("{} cannot be played in the account's scheme {scheme}", dialect.psp()))?
@@ -180,11 +181,11 @@ impl Plan {
         let http = http_client()?;
         let registration = args.register.then(|| registration(args, dialect.psp(), config.as_ref(), &http)).transpose()?;
         let sender = Sender::new(http, dialect, url.clone(), Arc::new(settings), Arc::new(SystemClock));
-        Ok(Self { sender, webhook, dialect, url, registration })
+        Ok(Self { sender, webhook, dialect, is_hint: dialect.hints(), url, registration })
     }
 
     fn report(&self, copy: u32, answered: &Answered, json: bool) {
-        let advice = advice(answered.status, self.dialect.psp());
+        let advice = advice(answered.status, self.dialect, self.is_hint);
         if json {
             output::json(&json!({
                 "event_id": self.webhook.id, "event_type": self.webhook.event_type, "copy": copy, "url": self.url,
@@ -201,11 +202,19 @@ impl Plan {
     }
 }
 
-/// What a person does about an answer; nothing about a 2xx.
-fn advice(status: StatusCode, id: &str) -> Option<String> {
+/// What a person does about an answer; nothing about a 2xx that is all there is to it.
+fn advice(status: StatusCode, dialect: &dyn Dialect, is_hint: bool) -> Option<String> {
+    let id = dialect.psp();
     Some(match status.as_u16() {
+        200..300 if is_hint => format!(
+            "a hint: {id} signs nothing that could be believed, so the order changes once its API, at the account's api_url, says \
+             so when it is asked."
+        ),
         200..300 => return None,
-        401 => format!(
+        404 if dialect.token_in_path() => {
+            format!("nothing there takes webhooks of {id} for this account, or the token, its secret, is another one.")
+        }
+        refused if refused == 401 || refused == dialect.refused_with() => format!(
             "refused: the signature does not hold there. Is the secret the one of that account and environment, are both clocks \
              right? The ingress counts the reason in paybell_webhooks_total; `paybell verify {id}` names it."
         ),
@@ -342,8 +351,8 @@ mod tests {
     #[test]
     fn every_refusal_of_the_ingress_has_its_advice() {
         for status in [400, 401, 403, 404, 405, 413, 415, 429, 431, 500, 502, 503] {
-            assert!(advice(StatusCode::from_u16(status).unwrap(), "stripe").is_some(), "{status}");
+            assert!(advice(StatusCode::from_u16(status).unwrap(), &Stripe, false).is_some(), "{status}");
         }
-        assert!(advice(StatusCode::OK, "stripe").is_none());
+        assert!(advice(StatusCode::OK, &Stripe, false).is_none());
     }
 }

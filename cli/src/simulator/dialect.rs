@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use bytes::Bytes;
-use paybell_shared::psp;
+use paybell_shared::psp::{self, Proof};
 
 use super::account::Account;
 use super::ledger::{Cancellation, DECLINES, DisputeState, Event, Ledger, Object, RefundState, Step};
@@ -43,6 +43,11 @@ pub trait Dialect: Send + Sync {
     /// The PSP's id, in URLs and configurations.
     fn psp(&self) -> &'static str {
         self.id()
+    }
+
+    /// Whether it is in this dialect that the PSP speaks to an account of this scheme (`None`: the PSP's default).
+    fn speaks(&self, scheme: Option<&str>) -> bool {
+        self.settings().scheme == scheme
     }
 
     /// An id of an object, in the PSP's form. [`Seed::of`] is the order's id, for PSPs that name payments by the merchant's
@@ -158,6 +163,17 @@ pub trait Dialect: Send + Sync {
     /// What its merchants are paid in; one without a minor unit among them where the PSP has one.
     fn currencies(&self) -> &'static [&'static str] {
         &["EUR", "USD", "GBP", "JPY"]
+    }
+}
+
+impl dyn Dialect {
+    /// Its webhooks prove nothing by themselves: Paybell asks about what they are about. By the adapter's word.
+    #[must_use]
+    pub fn hints(&self) -> bool {
+        let schemes = psp::find(self.psp()).map_or(&[][..], |psp| psp.profile().schemes);
+        let named = self.settings().scheme;
+        let scheme = schemes.iter().find(|scheme| named.is_none_or(|named| named == scheme.name));
+        scheme.is_some_and(|scheme| scheme.proof == Proof::Hint)
     }
 }
 

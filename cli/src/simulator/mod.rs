@@ -53,5 +53,5 @@ pub fn find(id: &str) -> Option<&'static dyn Dialect> {
 /// The dialect in which a PSP speaks to an account of this scheme (`None`: the PSP's default).
 #[must_use]
 pub fn find_scheme(psp: &str, scheme: Option<&str>) -> Option<&'static dyn Dialect> {
-    ALL.iter().copied().find(|dialect| dialect.psp() == psp && dialect.settings().scheme == scheme)
+    ALL.iter().copied().find(|dialect| dialect.psp() == psp && dialect.speaks(scheme))
 }

@@ -9,6 +9,7 @@ use ring::signature::Ed25519KeyPair;
 use super::dialect::{Dialect, EventType, Settings, SignError, SignedCall, Webhook};
 use super::ledger::{Event, Object, Step};
 use super::seed::Seed;
+use super::story::Story;
 use super::{mac, normalised};
 
 /// An in-house PSP, or a bridge to one, that carries normalised events.
@@ -33,6 +34,11 @@ const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 impl Dialect for StandardWebhooks {
     fn id(&self) -> &'static str {
         "standard-webhooks"
+    }
+
+    /// The secret says which: one for `v1`, a private key for `v1a`.
+    fn speaks(&self, _scheme: Option<&str>) -> bool {
+        true
     }
 
     fn object_id(&self, object: Object, seed: &Seed) -> String {
@@ -71,6 +77,10 @@ impl Dialect for StandardWebhooks {
 
     fn retries(&self) -> &'static [Duration] {
         &RETRIES
+    }
+
+    fn plays(&self, story: Story) -> bool {
+        normalised::plays(story)
     }
 }
 

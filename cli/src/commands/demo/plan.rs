@@ -3,6 +3,7 @@
 //! The stories lie in the past when the demo starts, as if the PSPs were catching up after an outage: so the ledgers are the
 //! truth from the first webhook to the last, whatever Paybell asks in between.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -114,7 +115,7 @@ impl Plan {
         let events = &ledger.events()[first..];
         let asking_tells = role.can_be_asked && role.dialect.tells_when_asked(story);
         let lost = asking_tells && chance(rng, LOST_PERCENT);
-        let telling = if lost { std::collections::HashSet::new() } else { role.dialect.telling(events) };
+        let telling = if lost || !role.dialect.tells(story) { HashSet::new() } else { role.dialect.telling(events) };
 
         let start = u64::try_from(index).unwrap_or(u64::MAX).saturating_mul(1_000) / u64::from(ORDERS_PER_S);
         let soon = |rng: &mut StdRng| {
@@ -202,8 +203,6 @@ fn stories(dialect: &dyn Dialect, count: usize, rng: &mut StdRng) -> Vec<Story> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
     use crate::simulator;
     use crate::simulator::stripe::Stripe;

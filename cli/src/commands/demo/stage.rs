@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use paybell_shared::clock::{Clock, SystemClock, Timestamp};
 use paybell_shared::config::{Config, DEFAULT_ACCOUNT};
-use paybell_shared::psp::{self, Proof};
 use paybell_shared::shutdown::Shutdown;
 use paybell_shared::telemetry;
 use rand::RngExt as _;
@@ -99,7 +98,7 @@ impl Stage {
             let url = format!("http://{}/webhooks/{}/{name}", addresses.ingress, account.dialect.psp());
             account.set_endpoint(account.settings.url.as_deref().unwrap_or(&url));
             let sender = Sender::new(http.clone(), account.dialect, url, Arc::clone(&account.settings), Arc::clone(&clock));
-            Player { hints: hints(account.dialect), account, name, sender }
+            Player { hints: account.dialect.hints(), account, name, sender }
         });
         Ok(Self { players: players.collect(), api, addresses, config: path })
     }
@@ -169,13 +168,6 @@ async fn open(dialect: &'static dyn Dialect, ledger: Ledger, shutdown: &Shutdown
 /// One account a PSP; one more for each further way in which the PSP signs.
 fn account_name(dialect: &dyn Dialect) -> &'static str {
     if dialect.id() == dialect.psp() { DEFAULT_ACCOUNT } else { dialect.id() }
-}
-
-fn hints(dialect: &dyn Dialect) -> bool {
-    let schemes = psp::find(dialect.psp()).map_or(&[][..], |psp| psp.profile().schemes);
-    let named = dialect.settings().scheme;
-    let scheme = schemes.iter().find(|scheme| named.is_none_or(|named| named == scheme.name));
-    scheme.is_some_and(|scheme| scheme.proof == Proof::Hint)
 }
 
 fn configuration(folder: &Path, addresses: Addresses, token: &str, accounts: &[Account]) -> String {
@@ -278,9 +270,9 @@ mod tests {
                 Account::new(*dialect, settings, Ledger::new(*dialect, false, 1))
             })
             .collect();
-        let any: SocketAddr = ([127, 0, 0, 1], 1).into();
-        let addresses = Addresses { ingress: any, api: any, ops: any };
-        let text = configuration(Path::new("/tmp/x"), addresses, "token-of-the-test", &accounts);
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let addresses = Addresses { ingress: address(1), api: address(2), ops: address(3) };
+        let text = configuration(Path::new("/tmp/x"), addresses, &"t".repeat(48), &accounts);
         let config = Config::parse(&text, "the demo's configuration", std::iter::empty()).unwrap();
         for account in &accounts {
             let configured = config.account(account.dialect.psp(), account_name(account.dialect)).unwrap();
