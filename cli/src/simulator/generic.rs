@@ -11,6 +11,7 @@ use paybell_shared::psp::generic::Settings as Rules;
 use super::dialect::{Dialect, EventType, Headers, Settings, SignError, SignedCall, Webhook};
 use super::ledger::{Event, Object, Step};
 use super::seed::Seed;
+use super::story::Story;
 use super::{mac, normalised};
 
 /// A sender of which `[psp.generic]` says how it signs.
@@ -96,6 +97,10 @@ impl Dialect for Generic {
     fn retries(&self) -> &'static [Duration] {
         &RETRIES
     }
+
+    fn plays(&self, story: Story) -> bool {
+        normalised::plays(story)
+    }
 }
 
 impl Dialect for Shopify {
@@ -137,6 +142,10 @@ impl Dialect for Shopify {
     fn retries(&self) -> &'static [Duration] {
         &SHOPIFY_RETRIES
     }
+
+    fn plays(&self, story: Story) -> bool {
+        normalised::plays(story)
+    }
 }
 
 impl Dialect for Github {
@@ -174,6 +183,10 @@ impl Dialect for Github {
     /// It sends once.
     fn retries(&self) -> &'static [Duration] {
         &[]
+    }
+
+    fn plays(&self, story: Story) -> bool {
+        normalised::plays(story)
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::dialect::{Dialect, EventType, Scene};
 use super::ledger::{Cancellation, Decline, DisputeState, Event, Happened, Object, RefundState, State, Step};
 use super::seed::Seed;
+use super::story::Story;
 
 /// Every normalised type.
 pub(super) const EVENT_TYPES: [EventType; 12] = [
@@ -46,8 +47,10 @@ pub(super) fn told(dialect: &dyn Dialect, step: &Step<'_>) -> Vec<Event> {
         Happened::Declined => ("payment.failed", payment.amount, &payment.id),
         Happened::Authorized => ("payment.authorized", payment.amount, &payment.id),
         Happened::Captured { .. } => ("payment.captured", payment.captured(), &payment.id),
-        Happened::Canceled { .. } => ("payment.canceled", payment.amount, &payment.id),
-        Happened::Expired { .. } => ("payment.expired", payment.amount, &payment.id),
+        Happened::Canceled { .. } | Happened::Expired { was_authorized: true } => {
+            ("payment.canceled", payment.amount, &payment.id)
+        }
+        Happened::Expired { was_authorized: false } => ("payment.expired", payment.amount, &payment.id),
         Happened::Refunded { number, .. } | Happened::RefundSettled { number } => {
             let Some((state, amount, id)) = refund(number) else { return Vec::new() };
             let event_type = match state {
@@ -90,6 +93,11 @@ pub(super) fn told(dialect: &dyn Dialect, step: &Step<'_>) -> Vec<Event> {
         object_id: object_id.clone(),
         body: body.to_string().into(),
     }]
+}
+
+/// `payment.expired` says that nobody paid in time; an authorisation that lapses ends as canceled.
+pub(super) fn plays(story: Story) -> bool {
+    story != Story::AuthorizationExpired
 }
 
 const fn decline_words(decline: Decline) -> (&'static str, &'static str) {

@@ -79,9 +79,8 @@ impl Dialect for StandardWebhooks {
         &RETRIES
     }
 
-    /// `payment.expired` says that nobody paid in time; an authorisation that lapses ends as canceled.
     fn plays(&self, story: Story) -> bool {
-        story != Story::AuthorizationExpired
+        normalised::plays(story)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::dialect::{Dialect, EventType, Settings, SignError, SignedCall, Webhook};
 use super::ledger::{Event, Object, Step};
 use super::seed::Seed;
+use super::story::Story;
 use super::{normalised, standard_webhooks};
 
 /// Svix's service, or its libraries in a sender of one's own.
@@ -51,6 +52,10 @@ impl Dialect for Svix {
 
     fn retries(&self) -> &'static [Duration] {
         &standard_webhooks::RETRIES
+    }
+
+    fn plays(&self, story: Story) -> bool {
+        normalised::plays(story)
     }
 }
 
