@@ -120,6 +120,7 @@ fn account(dialect: &dyn Dialect, settings: Settings, url: String) -> Account {
             merchant_id: settings.merchant_id,
         },
         order_reference: None,
+        capture: psp::Capture::default(),
     }
 }
 

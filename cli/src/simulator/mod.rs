@@ -46,7 +46,30 @@ pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 
 /// Every PSP that can be played, in the order of the adapters.
-pub static ALL: &[&dyn Dialect] = &[&stripe::Stripe, &adyen::Adyen, &adyen::AdyenPlatform, &paypal::PayPal, &square::Square, &razorpay::Razorpay, &mollie::Mollie, &mollie::MollieClassic, &checkoutcom::Checkoutcom, &gocardless::GoCardless, &paystack::Paystack, &flutterwave::V3, &flutterwave::V4, &flutterwave::V4Plain, &braintree::Braintree, &coinbase_commerce::CoinbaseCommerce, &klarna::Klarna, &standard_webhooks::StandardWebhooks, &svix::Svix, &generic::Shopify, &generic::Github, &generic::Generic];
+pub static ALL: &[&dyn Dialect] = &[
+    &stripe::Stripe,
+    &adyen::Adyen,
+    &adyen::AdyenPlatform,
+    &paypal::PayPal,
+    &square::Square,
+    &razorpay::Razorpay,
+    &mollie::Mollie,
+    &mollie::MollieClassic,
+    &checkoutcom::Checkoutcom,
+    &gocardless::GoCardless,
+    &paystack::Paystack,
+    &flutterwave::V3,
+    &flutterwave::V4,
+    &flutterwave::V4Plain,
+    &braintree::Braintree,
+    &coinbase_commerce::CoinbaseCommerce,
+    &klarna::Klarna,
+    &standard_webhooks::StandardWebhooks,
+    &svix::Svix,
+    &generic::Shopify,
+    &generic::Github,
+    &generic::Generic,
+];
 
 /// The dialect of this name.
 #[must_use]

@@ -46,7 +46,27 @@ use crate::event::{Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
-pub static ALL: &[&dyn Psp] = &[&stripe::Stripe, &adyen::Adyen, &paypal::PayPal, &square::Square, &razorpay::Razorpay, &mollie::Mollie, &checkoutcom::Checkoutcom, &gocardless::GoCardless, &paystack::Paystack, &flutterwave::FlutterwaveV3, &flutterwave::FlutterwaveV4, &braintree::Braintree, &coinbase_commerce::CoinbaseCommerce, &klarna::Klarna, &standard_webhooks::StandardWebhooks, &svix::Svix, &shopify::Shopify, &github::Github, &generic::Generic];
+pub static ALL: &[&dyn Psp] = &[
+    &stripe::Stripe,
+    &adyen::Adyen,
+    &paypal::PayPal,
+    &square::Square,
+    &razorpay::Razorpay,
+    &mollie::Mollie,
+    &checkoutcom::Checkoutcom,
+    &gocardless::GoCardless,
+    &paystack::Paystack,
+    &flutterwave::FlutterwaveV3,
+    &flutterwave::FlutterwaveV4,
+    &braintree::Braintree,
+    &coinbase_commerce::CoinbaseCommerce,
+    &klarna::Klarna,
+    &standard_webhooks::StandardWebhooks,
+    &svix::Svix,
+    &shopify::Shopify,
+    &github::Github,
+    &generic::Generic,
+];
 
 /// The adapter of a PSP id.
 #[must_use]

@@ -48,7 +48,30 @@ const REPEATED_HEADERS: [(&str, &str); 1] = [("mollie", "x-mollie-signature")];
 
 /// One for each scheme of each adapter. The order is that of [`ALL`].
 fn specimens() -> Vec<Specimen> {
-    vec![super::stripe::tests::specimen(), super::adyen::tests::specimen(), super::adyen::tests::platform_specimen(), super::paypal::tests::specimen(), super::square::tests::specimen(), super::razorpay::tests::specimen(), super::mollie::tests::specimen(), super::mollie::tests::classic_specimen(), super::checkoutcom::tests::specimen(), super::gocardless::tests::specimen(), super::paystack::tests::specimen(), super::flutterwave::tests::specimen_v3(), super::flutterwave::tests::specimen_v4(), super::flutterwave::tests::specimen_v4_plain(), super::braintree::tests::specimen(), super::coinbase_commerce::tests::specimen(), super::klarna::tests::specimen(), super::standard_webhooks::tests::specimen(), super::svix::tests::specimen(), super::shopify::tests::specimen(), super::github::tests::specimen(), super::generic::tests::specimen()]
+    vec![
+        super::stripe::tests::specimen(),
+        super::adyen::tests::specimen(),
+        super::adyen::tests::platform_specimen(),
+        super::paypal::tests::specimen(),
+        super::square::tests::specimen(),
+        super::razorpay::tests::specimen(),
+        super::mollie::tests::specimen(),
+        super::mollie::tests::classic_specimen(),
+        super::checkoutcom::tests::specimen(),
+        super::gocardless::tests::specimen(),
+        super::paystack::tests::specimen(),
+        super::flutterwave::tests::specimen_v3(),
+        super::flutterwave::tests::specimen_v4(),
+        super::flutterwave::tests::specimen_v4_plain(),
+        super::braintree::tests::specimen(),
+        super::coinbase_commerce::tests::specimen(),
+        super::klarna::tests::specimen(),
+        super::standard_webhooks::tests::specimen(),
+        super::svix::tests::specimen(),
+        super::shopify::tests::specimen(),
+        super::github::tests::specimen(),
+        super::generic::tests::specimen(),
+    ]
 }
 
 fn specimen(id: &str) -> Specimen {
@@ -87,7 +110,8 @@ impl Specimen {
     /// With the token, where one stands in the path.
     fn verify_as(&self, secrets: &[&str], token: &str, headers: &HeaderMap, body: &[u8]) -> Result<Verified, Rejection> {
         let token = self.scheme().token_in_path.then_some(token);
-        let request = WebhookRequest { headers, body, token, query: "", certificate: None };
+        let certificate = self.certificate();
+        let request = WebhookRequest { headers, body, token, query: "", certificate: certificate.as_deref() };
         self.psp.verify(&request, &self.account(secrets).keys, Timestamp::from_seconds(NOW_S))
     }
 
@@ -378,6 +402,10 @@ fn an_account_that_could_verify_nothing_is_refused_at_start() {
         assert_eq!(psp.check(&account(&[secret, other_secret])), Ok(()), "{}", specimen.name());
         let setting = if specimen.has_secrets() { "secrets" } else { "webhook_id" };
         for secrets in [&[][..], &[""], &[secret, ""], &["has a space"], &["whsec_x\n"]] {
+            // A setting that is no list has one value.
+            if !specimen.has_secrets() && secrets.first() == Some(&secret) {
+                continue;
+            }
             // Razorpay's are what people type (vector `razorpay-valid`).
             if psp.id() == "razorpay" && secrets == ["has a space"] {
                 continue;
