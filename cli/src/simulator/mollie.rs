@@ -149,6 +149,10 @@ impl Dialect for Mollie {
     fn plays(&self, story: Story) -> bool {
         plays(story)
     }
+
+    fn tells_when_asked(&self, story: Story) -> bool {
+        tells_when_asked(story)
+    }
 }
 
 impl Dialect for MollieClassic {
@@ -213,15 +217,28 @@ impl Dialect for MollieClassic {
         Some(mollie_api::router(account))
     }
 
-    /// Of a payment that stays open nobody hears.
     fn plays(&self, story: Story) -> bool {
+        plays(story)
+    }
+
+    /// Of a payment that stays open nobody hears.
+    fn tells(&self, story: Story) -> bool {
         story != Story::Pending && plays(story)
+    }
+
+    fn tells_when_asked(&self, story: Story) -> bool {
+        tells_when_asked(story)
     }
 }
 
 /// A chargeback takes the money at once: there is no dispute that is only open.
 fn plays(story: Story) -> bool {
     story != Story::Disputed
+}
+
+/// The payment that failed knows nothing of the one that came after it.
+fn tells_when_asked(story: Story) -> bool {
+    story != Story::FailedThenPaid
 }
 
 /// The value of `X-Mollie-Signature`: HMAC-SHA256 over the body, keyed with the secret as text.

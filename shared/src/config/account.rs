@@ -23,7 +23,6 @@ pub(super) struct PspTable {
     mode: Mode,
     /// May be empty only where the PSP has none: its adapter says so.
     #[serde(default)]
-    #[serde(default)]
     secrets: Vec<SecretTable>,
     scheme: Option<String>,
     url: Option<String>,
