@@ -29,7 +29,7 @@ pub struct Razorpay;
 /// How long a merchant has to answer a dispute, in seconds.
 const DISPUTE_ANSWER_S: i64 = 7 * 24 * 3600;
 /// Razorpay's default and largest page.
-const PAGE_DEFAULT: usize = 10;
+const PAGE_DEFAULT: i64 = 10;
 const PAGE_MAX: usize = 100;
 /// Razorpay publishes "exponential, for 24 hours" and no intervals: these are ours.
 const RETRIES: [Duration; 7] = [
@@ -448,7 +448,7 @@ fn found(entity: Option<Value>) -> Response {
 fn collection(made: impl Iterator<Item = (i64, Value)>, query: Option<&str>) -> Response {
     let query = pairs(query);
     let number = |name: &str, default: i64| value(&query, name).map_or(Some(default), |text| text.parse().ok());
-    let bounds = (number("from", 0), number("to", i64::MAX), number("skip", 0), number("count", PAGE_DEFAULT as i64));
+    let bounds = (number("from", 0), number("to", i64::MAX), number("skip", 0), number("count", PAGE_DEFAULT));
     let (Some(from), Some(to), Some(skip), Some(count)) = bounds else { return invalid("The value is not an integer.") };
     let (Ok(skip), Ok(count)) = (usize::try_from(skip), usize::try_from(count)) else { return invalid("The value is negative.") };
     if !(1..=PAGE_MAX).contains(&count) {
