@@ -121,6 +121,7 @@ fn account(dialect: &dyn Dialect, settings: &Settings) -> Account {
             merchant_id: settings.merchant_id.clone(),
         },
         order_reference: None,
+        capture: psp::Capture::default(),
     }
 }
 
