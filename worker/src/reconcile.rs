@@ -27,14 +27,16 @@ use crate::order::{AccountKey, OrderStatus};
 use crate::store::{DueCheck, StoreError, Work};
 use crate::transport::{PspTransport, TransportError};
 
-/// Payments leased at a time: four of ten pages each, two requests at a time of 15 s at the most, fit into the lease.
+/// Payments leased at a time: two requests at a time of 15 s at the most, and few payments have more than three pages. A look
+/// that outlasts its lease changes nothing.
 const LEASED_MAX: u32 = 4;
 /// So long nobody else asks about them.
 const LEASE: Duration = Duration::from_mins(5);
 /// Requests at a time to one account.
 const CONCURRENT_PER_ACCOUNT: usize = 2;
-/// Pages of one answer: 100 refunds a page, and nobody refunds one payment a thousand times.
-const PAGES_MAX: usize = 10;
+/// Pages of one answer: 100 refunds a page, and nobody refunds one payment a thousand times; PayPal has a page for each
+/// capture and dispute.
+const PAGES_MAX: usize = 32;
 /// How long to wait if nothing is due.
 const IDLE: Duration = Duration::from_secs(1);
 /// Between looks at a payment that has not changed: doubled from the shortest to the longest.
@@ -149,7 +151,7 @@ enum Looked {
 
 async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, StoreError> {
     let context = &reconciler.context;
-    let mut left = Left { order_status: check.order_status, in_doubt: true };
+    let mut left = Left { order_status: check.order_status, in_doubt: true, led_elsewhere: false };
     let (looked, result) = match ask(reconciler, check).await {
         Ok(told) => match apply(reconciler, check, told).await {
             Ok((changed, now)) => {
@@ -234,21 +236,24 @@ struct Left {
     order_status: Option<OrderStatus>,
     /// There was no answer, or it did not end the contradiction.
     in_doubt: bool,
+    /// The answer was about a payment of another id, which has looks of its own: this id was another name of it.
+    led_elsewhere: bool,
 }
 
 /// Whether an order changed, and where it stands now.
 async fn apply(reconciler: &Reconciler, check: &DueCheck, told: Told) -> Result<(bool, Left), StoreError> {
     let context = &reconciler.context;
     let Some(account) = context.accounts.get(&check.account) else {
-        return Ok((false, Left { order_status: check.order_status, in_doubt: true }));
+        return Ok((false, Left { order_status: check.order_status, in_doubt: true, led_elsewhere: false }));
     };
     let now = context.clock.now();
+    let led_elsewhere = !told.events.is_empty() && told.events.iter().all(|event| event.payment_id != check.payment_id);
     let arrivals = [Arrival::of_answer(told.events, told.unread, account, now)];
     let work = Work { arrivals: &arrivals, now, ..context.work() };
     let applied = context.store.apply(&work).await?;
     let order_status = applied.orders.first().map(|(_, status)| *status).or(check.order_status);
     let in_doubt = applied.in_doubt.contains(&(check.account.clone(), check.payment_id.clone()));
-    Ok((applied.transitions > 0, Left { order_status, in_doubt }))
+    Ok((applied.transitions > 0, Left { order_status, in_doubt, led_elsewhere }))
 }
 
 /// When to look next: not at all once the payment is paid or given up beyond doubt, else ever more rarely.
@@ -264,6 +269,7 @@ fn next_look(left: &Left, looks: i32, now: Timestamp) -> Option<Timestamp> {
                     | OrderStatus::Expired
             )
         );
+    let settled = settled || left.led_elsewhere;
     let doublings = u32::try_from(looks).unwrap_or(0).min(16);
     (!settled).then(|| now.plus((NEXT_LOOK_MIN * 2_u32.pow(doublings)).min(NEXT_LOOK_MAX)))
 }
