@@ -45,7 +45,8 @@
 //! of that one would count as well.
 //!
 //! **Reversals** (`CANCEL_OR_REFUND`) cancel what is not captured and refund what is; only the unsigned
-//! `modification.action` says which it was. So both are told: the payment is given up, and its amount is refunded.
+//! `modification.action` says which it was. So both are told: the payment is given up, and its amount is refunded; an order of
+//! which nothing was captured takes the former only.
 //!
 //! **Nobody can be asked** about a payment: no API gives its status by `pspReference`.
 

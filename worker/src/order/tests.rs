@@ -163,6 +163,14 @@ fn what_facts_amount_to() {
     // a pending refund is counted by the total, but not refunded
     let pending = refund("re_1", RefundState::Pending, 1000);
     check(&[("a", captured(4999)), ("a", pending), ("a", total(1000))], O::Paid, (4999, 0, 0));
+    // a reversal cancels what is not captured and refunds what is, and its PSP need not say which it was
+    let reversed = [("a", refund("re_1", RefundState::Succeeded, 4999)), ("a", payment(P::Canceled))];
+    check(&[&[("a", authorized(4999))], reversed.as_slice()].concat(), O::Canceled, (0, 0, 0));
+    check(
+        &[&[("a", authorized(4999)), ("a", capture("c", CaptureState::Succeeded, 4999))], reversed.as_slice()].concat(),
+        O::Refunded,
+        (4999, 4999, 0),
+    );
     // disputes
     check(&[("a", captured(4999)), ("a", dispute(D::Inquiry, 4999))], O::Paid, (4999, 0, 0));
     check(&[("a", captured(4999)), ("a", dispute(D::Open, 4999))], O::Disputed, (4999, 0, 4999));

@@ -5,7 +5,8 @@
 //! counted). Refunded = the single refunds that succeeded + what the latest total says beyond the singles that it counts:
 //! those made by its version that had not failed by then. So a total and the singles that it sums up are one truth and
 //! never add up twice. Version numbers of two objects say nothing about each other: there a total is taken to count all
-//! refunds that stand, and every failed capture to be later.
+//! refunds that stand, and every failed capture to be later. Of a payment that was given up with nothing captured, nothing
+//! is refunded.
 //!
 //! A payment has one currency: that of the money that came in. Amounts in another are never added to it; the payment then
 //! does not fit any order (`currency_mismatch`).
@@ -206,7 +207,13 @@ impl PaymentRegisters {
         standing.max(total)
     }
 
+    /// What is given up with nothing captured gave nothing back, even if a PSP calls the release of its authorisation a refund
+    /// (Adyen's reversal does not say, signed, which of the two it was).
     fn refunded(&self, currency: Currency) -> i64 {
+        let is_given_up = self.attempts.values().any(|attempt| attempt.given_up.is_some());
+        if is_given_up && self.captured(currency) == 0 {
+            return 0;
+        }
         let singles = self.refunds.values().filter_map(|refund| amount_in(&refund.history, RefundState::Succeeded, currency));
         let beyond = self.refund_total.filter(|total| total.value.currency == currency).map_or(0, |_| self.unattributed());
         sum(singles).saturating_add(beyond)
