@@ -541,7 +541,7 @@ mod tests {
         let ids: HashSet<_> = ledger.events().iter().map(|event| &event.id).collect();
         assert_eq!(ids.len(), ledger.events().len());
         let (other, _) = paid(4999);
-        assert_eq!(ids.contains(&other.events()[0].id), true, "one salt, one history");
+        assert!(ids.contains(&other.events()[0].id), "one salt, one history");
         let mut salted = Ledger::new(&Stripe, false, 2);
         salted.open("o", 4999, "EUR", false, 100);
         assert!(!ids.contains(&salted.events()[0].id));

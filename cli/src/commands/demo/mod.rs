@@ -45,7 +45,7 @@ const RETRIES_MAX: usize = 6;
 const LOOK_FIRST: Duration = Duration::from_millis(5);
 const LOOK_FRACTION: u32 = 8;
 /// After the last answer, orders have so long to come to the truth.
-const SETTLE_MAX: Duration = Duration::from_secs(60);
+const SETTLE_MAX: Duration = Duration::from_mins(1);
 /// While orders differ whose PSP keeps silent, the demo's clock goes forward by an hour, so that Paybell asks: at once, and
 /// again after so long.
 const HOUR: Duration = Duration::from_hours(1);

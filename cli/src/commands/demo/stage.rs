@@ -1,5 +1,6 @@
 //! What runs in the demo, and where: the simulated PSPs, then Paybell, all on free ports.
 
+use std::fmt::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -226,7 +227,8 @@ fn table(account: &Account) -> String {
     ];
     for (key, value) in optional {
         if let Some(value) = value {
-            text.push_str(&format!("{key} = {}\n", quoted(value)));
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "{key} = {}", quoted(value));
         }
     }
     if let Some(rules) = settings.generic {
