@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -162,6 +162,9 @@ impl Psp for FlutterwaveV3 {
     }
 
     fn read_status(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+        if is_unknown(response) {
+            return Err(ReadError::NotFound);
+        }
         let bytes = answer::body(response, Some(asked.at))?;
         let value = json::read(bytes)?;
         let data = answered(&Node::root(&value))?;
@@ -549,6 +552,14 @@ fn worked(root: &Node<'_>) -> Result<(), Problem> {
         Some("success") => Ok(()),
         _ => Err(root.member("status").problem("not success: the call did not work")),
     }
+}
+
+/// v3 answers 400 where others answer 404. Of its words only the beginning is taken for settled.
+fn is_unknown(response: &Response<Bytes>) -> bool {
+    let says = |value: &json::Value<'_>| {
+        Node::root(value).text("message").is_some_and(|message| message.starts_with("No transaction was found"))
+    };
+    response.status() == StatusCode::BAD_REQUEST && json::read(response.body()).is_ok_and(|value| says(&value))
 }
 
 fn answered<'a>(root: &Node<'a>) -> Result<Node<'a>, Problem> {
@@ -1012,6 +1023,20 @@ pub(super) mod tests {
             FlutterwaveV4.read_status(&asked("chg_1", None), &response(body.as_bytes()), &v4_account())
         };
         assert!(charge("chg_1").is_ok() && matches!(charge("chg_2"), Err(ReadError::Unintelligible(_))));
+    }
+
+    #[test]
+    fn a_transaction_that_nobody_knows_is_not_found_and_nothing_else_is() {
+        let read = |status: u16, message: &str| {
+            let body = json!({"status": "error", "message": message, "data": null}).to_string();
+            let response = Response::builder().status(status).body(Bytes::from(body)).unwrap();
+            FlutterwaveV3.read_status(&asked("1", None), &response, &v3_account()).unwrap_err()
+        };
+        assert_eq!(read(400, "No transaction was found for this id"), ReadError::NotFound);
+        assert_eq!(read(404, "Not found"), ReadError::NotFound);
+        assert!(matches!(read(400, "Invalid request"), ReadError::Unintelligible(_)));
+        assert!(matches!(read(200, "No transaction was found for this id"), ReadError::Unintelligible(_)));
+        assert_eq!(read(401, "No transaction was found for this id"), ReadError::Unauthorized(401));
     }
 
     #[test]
