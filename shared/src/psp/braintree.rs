@@ -1324,7 +1324,7 @@ pub(super) mod tests {
         let read =
             |cursor: Option<&str>, body: &str| Braintree.read_events(&asked(cursor), &response(body.as_bytes()), &account());
         let found = |ids: &[&str]| {
-            let items: String = ids.iter().map(|id| format!("<item>{id}</item>")).collect();
+            let items: String = ids.iter().fold(String::new(), |items, id| format!("{items}<item>{id}</item>"));
             format!(
                 "<search-results><page-size type=\"integer\">50</page-size><ids type=\"array\">{items}</ids></search-results>"
             )
