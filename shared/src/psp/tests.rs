@@ -17,6 +17,9 @@ use crate::event::{ANSWER_PREFIX, EventKey, Reference, ReferenceKind};
 pub(super) const NOW_S: i64 = 1_790_000_000;
 const TOLERANCE_S: u32 = 300;
 
+/// The headers and the body of a call.
+type Sent = (HeaderMap, Vec<u8>);
+
 /// What the tables must know of an adapter, once for each of its schemes.
 pub(super) struct Specimen {
     pub psp: &'static dyn Psp,
@@ -27,7 +30,7 @@ pub(super) struct Specimen {
     /// Other settings that the account needs.
     pub settings: fn(&mut Account),
     /// The headers and the body that the PSP would send; the latter differs from what is signed where the signature is in it.
-    pub sign: fn(secret: &str, time_s: i64, body: &[u8]) -> (HeaderMap, Vec<u8>),
+    pub sign: fn(secret: &str, time_s: i64, body: &[u8]) -> Sent,
     /// Something to sign, as the PSP writes it.
     pub body: &'static [u8],
     /// What `verify` says that it is.
