@@ -106,11 +106,11 @@ impl Dialect for CoinbaseCommerce {
         }
         let payment = ledger.payments().next()?;
         let mut object = charge(payment);
+        let resolved = [("PENDING", None), ("UNRESOLVED", Some("OTHER")), ("RESOLVED", None)];
+        let delayed = [("EXPIRED", None), ("UNRESOLVED", Some("DELAYED"))];
         match event_type {
-            RESOLVED => {
-                object["timeline"] = timeline(payment, &[("PENDING", None), ("UNRESOLVED", Some("OTHER")), ("RESOLVED", None)])
-            }
-            DELAYED => object["timeline"] = timeline(payment, &[("EXPIRED", None), ("UNRESOLVED", Some("DELAYED"))]),
+            RESOLVED => object["timeline"] = timeline(payment, &resolved),
+            DELAYED => object["timeline"] = timeline(payment, &delayed),
             _ => object = json!({ "id": situation.seed().uuid(), "resource": "checkout", "name": "Simulated" }),
         }
         let id = self.object_id(Object::Event, &situation.seed());

@@ -537,13 +537,11 @@ fn answer<D: Serialize>(message: &'static str, meta: Option<Value>, data: D) -> 
 
 async fn verify_transaction(Shared(account): Shared<Account>, Path(id): Path<String>) -> Response {
     let ledger = account.ledger();
-    match ledger.payment(&id).filter(|payment| is_begun(payment)) {
-        Some(payment) => answer("Transaction fetched successfully", None, Transaction::of(payment)),
-        None => {
-            let body = json!({ "status": "error", "message": "No transaction was found for this id", "data": null });
-            http::json(StatusCode::BAD_REQUEST, &body)
-        }
-    }
+    let Some(payment) = ledger.payment(&id).filter(|payment| is_begun(payment)) else {
+        let body = json!({ "status": "error", "message": "No transaction was found for this id", "data": null });
+        return http::json(StatusCode::BAD_REQUEST, &body);
+    };
+    answer("Transaction fetched successfully", None, Transaction::of(payment))
 }
 
 /// Newest first, of these days.
@@ -572,13 +570,11 @@ async fn list_transactions(Shared(account): Shared<Account>, RawQuery(query): Ra
 
 async fn show_charge(Shared(account): Shared<Account>, Path(id): Path<String>) -> Response {
     let ledger = account.ledger();
-    match ledger.payment(&id) {
-        Some(payment) => answer("Charge fetched", None, Charge::of(payment)),
-        None => {
-            let error = json!({ "type": "RESOURCE_NOT_FOUND", "code": "10404", "message": "Charge not found" });
-            http::json(StatusCode::NOT_FOUND, &json!({ "status": "failed", "error": error }))
-        }
-    }
+    let Some(payment) = ledger.payment(&id) else {
+        let error = json!({ "type": "RESOURCE_NOT_FOUND", "code": "10404", "message": "Charge not found" });
+        return http::json(StatusCode::NOT_FOUND, &json!({ "status": "failed", "error": error }));
+    };
+    answer("Charge fetched", None, Charge::of(payment))
 }
 
 /// OAuth 2, client credentials, as a form.

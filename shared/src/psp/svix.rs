@@ -51,7 +51,7 @@ impl Psp for Svix {
 
     fn verify(&self, request: &WebhookRequest<'_>, keys: &Keys, now: Timestamp) -> Result<Verified, Rejection> {
         let has =
-            |names: &Names| [names.id, names.timestamp, names.signature].iter().any(|name| request.headers.contains_key(*name));
+            |names: &Names| [names.id, names.timestamp, names.signature].iter().all(|name| request.headers.contains_key(*name));
         let names = if !has(&SVIX) && has(&WEBHOOK) { &WEBHOOK } else { &SVIX };
         standard_webhooks::verify(names, request, keys, now)
     }

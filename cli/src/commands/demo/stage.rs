@@ -245,7 +245,7 @@ fn table(account: &Account) -> String {
         ];
         for (key, value) in rules {
             if let Some(value) = value {
-                text.push_str(&format!("{key} = {}\n", quoted(value)));
+                let _ = writeln!(text, "{key} = {}", quoted(value));
             }
         }
     }
