@@ -50,7 +50,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Send(args) => exit(send::run(args).await),
         Command::Replay(args) => exit(replay::run(args).await),
-        Command::Verify(args) => exit(verify::run(args)),
+        Command::Verify(args) => exit(verify::run(&args)),
         Command::Explain(args) => exit(explain::run(args).await),
         Command::Audit(args) => exit(audit::run(args).await),
         Command::Psps(args) => exit(psps::run(&args)),

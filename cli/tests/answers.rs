@@ -147,9 +147,9 @@ async fn asking_about_a_payment_leads_to_its_truth() {
             }
             let events = played.status(payment_id).await;
             assert!(events.iter().all(|event| event.payment_id == *payment_id && event.is_answer()), "{id} {order}");
-            let names = events.iter().flat_map(|event| &event.references);
+            let carried = events.iter().flat_map(|event| &event.references);
             let named: BTreeSet<&str> =
-                names.filter(|name| name.kind == ReferenceKind::Order).map(|name| name.value.as_str()).collect();
+                carried.filter(|name| name.kind == ReferenceKind::Order).map(|name| name.value.as_str()).collect();
             assert_eq!(named, BTreeSet::from([order.as_str()]), "{id}");
             let found = comes_to(&played.account, payment_id, &events);
             assert_eq!(found, (truth.status, truth.captured, truth.refunded, truth.disputed), "{id} {order}");

@@ -114,11 +114,11 @@ enum Verdict {
 ///
 /// # Errors
 /// The arguments or the file cannot be used.
-pub fn run(args: Args) -> Outcome {
+pub fn run(args: &Args) -> Outcome {
     if let Some(path) = &args.vectors { vectors(path) } else { one(args) }.map_err(Failure::usage)
 }
 
-fn one(args: Args) -> anyhow::Result<Exit> {
+fn one(args: &Args) -> anyhow::Result<Exit> {
     // Clap has made sure of both.
     let (psp, body) = args.psp.clone().zip(args.body.clone()).context("a PSP and --body are needed")?;
     let adapter = find(&psp)?;
@@ -127,7 +127,7 @@ fn one(args: Args) -> anyhow::Result<Exit> {
         let (name, value) = header.split_once(':').with_context(|| format!("--header {header:?} has no colon"))?;
         append(&mut headers, name, value)?;
     }
-    let keys = keys(&args, adapter)?;
+    let keys = keys(args, adapter)?;
     let token = args.token.as_deref().map(|text| SecretSource::parse(text).read("--token")).transpose()?;
     let case = Case {
         adapter,
