@@ -92,13 +92,25 @@ fn situation(order_id: &str) -> Situation<'_> {
 
 /// Any event that the PSP has, about any order.
 fn webhooks() -> impl Strategy<Value = (&'static dyn Dialect, Webhook)> {
-    (dialects(), any::<prop::sample::Index>(), "[ -~]{1,40}", 1i64..1_000_000_000, any::<u64>(), any::<bool>()).prop_map(
-        |(dialect, event, order, amount, salt, live)| {
+    webhooks_of(|_| true)
+}
+
+/// The same, of those dialects alone.
+fn webhooks_of(wanted: fn(&dyn Dialect) -> bool) -> impl Strategy<Value = (&'static dyn Dialect, Webhook)> {
+    let dialects: Vec<&'static dyn Dialect> = simulator::ALL.iter().copied().filter(|dialect| wanted(*dialect)).collect();
+    (
+        prop::sample::select(dialects),
+        any::<prop::sample::Index>(),
+        "[ -~]{1,40}",
+        1i64..1_000_000_000,
+        any::<u64>(),
+        any::<bool>(),
+    )
+        .prop_map(|(dialect, event, order, amount, salt, live)| {
             let situation = Situation { amount, salt, live, ..situation(&order) };
             let event = dialect.event_types()[event.index(dialect.event_types().len())];
             (dialect, dialect.staged(event.name, &situation).unwrap())
-        },
-    )
+        })
 }
 
 proptest! {
@@ -116,9 +128,8 @@ proptest! {
 
     #[test]
     fn beyond_the_tolerance_it_does_not_where_a_time_is_signed(
-        (dialect, webhook) in webhooks(), at in 1_789_000_000i64..1_800_000_000, beyond in 301i64..100_000,
+        (dialect, webhook) in webhooks_of(|dialect| dialect.signs_time()), at in 1_789_000_000i64..1_800_000_000, beyond in 301i64..100_000,
     ) {
-        prop_assume!(dialect.signs_time());
         let settings = settings(dialect);
         let call = dialect.sign(&settings, &webhook, at).unwrap();
         let is_old = matches!(verify(dialect, &settings, &call, at + beyond), Err(Rejection::TooOld { .. }));
@@ -216,7 +227,10 @@ fn every_story_that_webhooks_tell_comes_to_its_end() {
             let mut ledger = Ledger::new(dialect, false, 1);
             story.play(&mut ledger, "ORD-1001", 4999, dialect.currencies()[0], &mut rng, NOW);
             let truth = ledger.truth("ORD-1001").unwrap();
-            let mut told: Vec<_> = ledger.events().iter().flat_map(|event| events(&account, dialect, &settings, event)).collect();
+            let told: Option<Vec<Vec<_>>> =
+                ledger.events().iter().map(|event| events(&account, dialect, &settings, event)).collect();
+            // What must be asked about is played in `every_story_comes_to_its_end_by_each_way_that_leads_there`.
+            let Some(mut told) = told.map(|told| told.concat()) else { continue };
             for _ in 0..20 {
                 told.shuffle(&mut rng);
                 let currency = Currency::parse(dialect.currencies()[0]).unwrap();
@@ -237,16 +251,20 @@ fn every_story_that_webhooks_tell_comes_to_its_end() {
     }
 }
 
-/// What the adapter makes of an event that the simulator sends.
-fn events(account: &Account, dialect: &dyn Dialect, settings: &Settings, event: &Event) -> Vec<PaymentEvent> {
+/// What the adapter makes of an event that the simulator sends; `None`: it gives reason to ask.
+fn events(account: &Account, dialect: &dyn Dialect, settings: &Settings, event: &Event) -> Option<Vec<PaymentEvent>> {
     let call = dialect.sign(settings, &event.into(), NOW).unwrap();
     let verified = verify(dialect, settings, &call, NOW).unwrap();
     let envelope = Envelope::new(account, verified, Timestamp::from_seconds(NOW), call.body, None);
-    match account.psp.translate(&envelope, account) {
+    if !account.psp.hinted(&envelope, account).unwrap_or_default().is_empty() {
+        return None;
+    }
+    let events = match account.psp.translate(&envelope, account) {
         Ok(events) => events,
         Err(TranslateError::Ignored(_)) => Vec::new(),
         Err(error) => panic!("{}, {}: {error}", dialect.id(), event.event_type),
-    }
+    };
+    Some(events)
 }
 
 #[test]

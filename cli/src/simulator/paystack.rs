@@ -169,6 +169,11 @@ impl Dialect for Paystack {
     fn currencies(&self) -> &'static [&'static str] {
         &["NGN", "GHS", "ZAR", "KES", "USD"]
     }
+
+    /// No webhook tells of a failure.
+    fn tells(&self, story: Story) -> bool {
+        self.plays(story) && story != Story::Failed
+    }
 }
 
 /// The value of `x-paystack-signature`: HMAC-SHA512 over the body, keyed with the API's secret key.

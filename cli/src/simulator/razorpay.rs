@@ -201,6 +201,11 @@ impl Dialect for Razorpay {
     fn currencies(&self) -> &'static [&'static str] {
         &["INR", "USD", "EUR", "JPY"]
     }
+
+    /// Disputes cannot be asked for by their payment.
+    fn tells_when_asked(&self, story: Story) -> bool {
+        !matches!(story, Story::Disputed | Story::DisputeWon | Story::DisputeLost)
+    }
 }
 
 /// The value of `X-Razorpay-Signature`: HMAC-SHA256 over the body, keyed with the webhook's secret.
