@@ -10,8 +10,10 @@ use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use paybell::simulator::adyen::Adyen;
 use paybell::simulator::standard_webhooks::StandardWebhooks;
 use paybell::simulator::stripe::Stripe;
+use paybell::simulator::svix::Svix;
 use paybell::simulator::{Dialect, Situation, Webhook};
 use paybell_shared::clock::{Clock as _, SystemClock};
 use paybell_tests::receiver::Receiver;
@@ -78,6 +80,57 @@ async fn what_the_official_sdks_sign_is_accepted_and_what_was_altered_is_refused
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// What the SDKs of PSPs sign that put the signature, or what is signed, into the body, and Svix.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_sdks_of_adyen_braintree_and_svix_sign_is_accepted_and_what_was_altered_is_refused() {
+    const ADYEN_KEY: &str = "44782DEF547AAA06C910C43932B1EB0C71FC68D9D0C057550C48EC2ACF6BA056";
+    const PRIVATE_KEY: &str = "the-tests-own-private-key";
+    const PUBLIC_KEY: &str = "the_tests_own_public_key";
+    let folder = temporary_folder("more-sdks").unwrap();
+    let file = |name: &str| format!("sqlite:{}", folder.join(name).display());
+    let accounts = format!(
+        "[[psp]]\nid = \"adyen\"\nmode = \"test\"\nsecrets = [{ADYEN_KEY:?}]\n\
+         [[psp]]\nid = \"svix\"\nmode = \"test\"\nsecrets = [{STANDARD_SECRET:?}]\n\
+         [[psp]]\nid = \"braintree\"\nmode = \"test\"\nsecrets = [{PRIVATE_KEY:?}]\npublic_key = {PUBLIC_KEY:?}\n"
+    );
+    let serve = Service::serve(&(configuration(&file("queue.db"), &file("store.db"), "memory:") + &accounts)).await;
+    let shop = Shop::of(&serve, &serve);
+    let now = SystemClock.now().seconds();
+    let text = |webhook: &Webhook| String::from_utf8(webhook.body.to_vec()).unwrap();
+    let authorisation = text(&webhook(&Adyen, "AUTHORISATION", "ord-adyen", now));
+    let captured = text(&webhook(&Svix, "payment.captured", "ord-svix", now));
+    for (psp, secret, other_secret, body, from, to) in [
+        ("adyen", ADYEN_KEY, &ADYEN_KEY.replace('4', "5"), &authorisation[..], "4999", "4998"),
+        ("svix", STANDARD_SECRET, &"whsec_c29tZWJvZHktZWxzZXMtc2VjcmV0LTAx".to_owned(), &captured, "4999", "4998"),
+        ("braintree", PRIVATE_KEY, &"another-private-key".to_owned(), "transaction_settled", "bt_payload=P", "bt_payload=Q"),
+    ] {
+        let send = async |secret: &str, altered: bool| {
+            let call = json!({
+                "sdk": psp, "secret": secret, "public_key": PUBLIC_KEY, "id": "msg_1", "timestamp": now, "body": body,
+            });
+            let signed = ask("sign.py", &call);
+            let mut body = signed["body"].as_str().unwrap().to_owned();
+            if altered {
+                assert!(body.contains(from), "{psp}: {body}");
+                body = body.replacen(from, to, 1);
+            }
+            let headers: Headers = serde_json::from_value(signed["headers"].clone()).unwrap();
+            let request = http_client().post(format!("{}/webhooks/{psp}", serve.webhooks_url())).body(body);
+            let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+            request.send().await.unwrap().status()
+        };
+        assert_eq!(send(secret, true).await, StatusCode::UNAUTHORIZED, "{psp}: altered");
+        assert_eq!(send(other_secret, false).await, StatusCode::UNAUTHORIZED, "{psp}: somebody else's secret");
+        assert_eq!(send(secret, false).await, StatusCode::OK, "{psp}: as it was signed");
+    }
+    assert_eq!(shop.until("ord-adyen", "authorized").await["authorized"], 4999);
+    assert_eq!(shop.until("ord-svix", "paid").await["captured"], 4999);
+    // Braintree's sample names no order.
+    shop.until_counted("parked", 1).await;
+    drop(serve);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_official_sdk_accepts_a_notification_by_each_secret_and_nothing_altered() {
     const NEXT: &str = "whsec_bmV4dC1zZWNyZXQtb2YtdGhlLXRlc3RzLTM0NTY3ODkwMTIzNDU2";
@@ -139,7 +192,9 @@ fn with_other_time(signed: &Headers, now: i64) -> Headers {
 fn sign(sdk: &str, secret: &str, webhook: &Webhook, at: i64) -> Headers {
     let body = std::str::from_utf8(&webhook.body).unwrap();
     let call = json!({ "sdk": sdk, "secret": secret, "id": webhook.id, "timestamp": at, "body": body });
-    serde_json::from_value(ask("sign.py", &call)).unwrap()
+    let signed = ask("sign.py", &call);
+    assert_eq!(signed["body"], body, "{sdk} signs the body as it is");
+    serde_json::from_value(signed["headers"].clone()).unwrap()
 }
 
 /// What the SDK reads in a notification; null: it does not accept it.
