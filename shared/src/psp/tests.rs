@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{ANSWER_PREFIX, EventKey, Reference, ReferenceKind};
+use crate::event::{ANSWER_PREFIX, EventKey, Fact, PaymentState, Reference, ReferenceKind, RefundState};
 
 pub(super) const NOW_S: i64 = 1_790_000_000;
 const TOLERANCE_S: u32 = 300;
@@ -456,6 +456,107 @@ fn events_are_keyed_by_account_and_webhook_and_lead_to_their_payment() {
                 assert_eq!(distinct.len(), event.references.len(), "{name}");
             }
         }
+    }
+}
+
+/// A type that is new to us is recorded as ignored, whatever PSP invents it: a fixture of each, with its type replaced.
+#[test]
+fn an_unknown_type_is_ignored() {
+    for (name, fixture, kind) in [
+        ("stripe", "payment_intent.succeeded", "payment_intent.succeeded"),
+        ("adyen", "authorisation", "AUTHORISATION"),
+        ("square", "payment.created.pending", "payment.created"),
+        ("razorpay", "payment.authorized", "payment.authorized"),
+        ("mollie", "payment.paid", "payment.paid"),
+        ("checkoutcom", "payment_approved", "payment_approved"),
+        ("gocardless", "mandates.cancelled", "mandates"),
+        ("paystack", "charge.success", "charge.success"),
+        ("flutterwave-v4", "charge.completed", "charge.completed"),
+        ("braintree", "transaction_settled", "transaction_settled"),
+        ("coinbase-commerce", "charge.confirmed", "charge:confirmed"),
+        ("standard-webhooks", "payment.captured", "payment.captured"),
+        ("svix", "payment.captured", "payment.captured"),
+        ("shopify", "payment.captured", "payment.captured"),
+        ("github", "payment.captured", "payment.captured"),
+        ("generic", "payment.captured", "payment.captured"),
+    ] {
+        let specimen = specimen(name);
+        let (_, body) = specimen.fixtures().into_iter().find(|(known, _)| known == fixture).unwrap();
+        let text = String::from_utf8(body).unwrap();
+        assert!(text.contains(kind), "{name}");
+        let envelope = specimen.envelope(text.replace(kind, "unheard_of").as_bytes());
+        let meaning = meaning(&specimen, &envelope);
+        assert!(meaning.get("ignored").is_some(), "{name}: {meaning}");
+    }
+}
+
+/// A status that is new to us is pending: never a failure, and never money. A fixture of each PSP whose events leave it to the
+/// object's status how it stands, with that replaced.
+#[test]
+fn an_unknown_status_is_neither_a_failure_nor_money() {
+    for (name, fixture, status) in [
+        ("stripe", "refund.created", "/data/object/status"),
+        ("square", "payment.updated.approved", "/data/object/payment/status"),
+        ("mollie", "payment.pending", "/_embedded/entity/status"),
+        ("flutterwave-v4", "charge.completed", "/data/status"),
+    ] {
+        let specimen = specimen(name);
+        let (_, body) = specimen.fixtures().into_iter().find(|(known, _)| known == fixture).unwrap();
+        let mut document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        *document.pointer_mut(status).unwrap() = "unheard_of".into();
+        let envelope = specimen.envelope(document.to_string().as_bytes());
+        for event in specimen.psp.translate(&envelope, &specimen.account(&[specimen.secret])).unwrap() {
+            let is_open = match &event.fact {
+                Fact::Payment(fact) => fact.state == PaymentState::Pending && fact.captured.is_none(),
+                Fact::Refund { state, .. } => *state == RefundState::Pending,
+                Fact::Capture { .. } | Fact::RefundTotal { .. } | Fact::Dispute { .. } => false,
+            };
+            assert!(is_open, "{name}: {event:?}");
+        }
+    }
+}
+
+/// What the PSPs' own documentation, specifications or SDKs show to be there (or, where it says `false`, not to be there for a
+/// merchant) may not be missing here, nor be claimed.
+#[test]
+fn every_documented_api_is_supported_and_no_other_is_claimed() {
+    for (id, payment_status, event_list, endpoint_list) in [
+        ("stripe", true, true, true),
+        // No API tells a payment's state by its pspReference; webhooks are listed by the management API.
+        ("adyen", false, false, true),
+        ("paypal", true, true, true),
+        ("square", true, true, true),
+        // Endpoints: for partners only.
+        ("razorpay", true, true, false),
+        ("mollie", true, true, true),
+        ("checkoutcom", true, true, true),
+        // Endpoints: in the dashboard only; the API lists deliveries.
+        ("gocardless", true, true, false),
+        ("paystack", true, true, false),
+        ("braintree", true, true, false),
+        ("coinbase-commerce", true, true, false),
+        ("klarna", true, false, false),
+        ("standard-webhooks", false, false, false),
+    ] {
+        let can = find(id).unwrap().profile().can;
+        assert_eq!((can.payment_status, can.event_list, can.endpoint_list), (payment_status, event_list, endpoint_list), "{id}");
+    }
+}
+
+/// What an adapter says that it can be asked builds a request, and what it says that it cannot does not.
+#[test]
+fn abilities_are_what_requests_can_be_built_for() {
+    for specimen in specimens() {
+        let mut account = specimen.account(&[specimen.secret]);
+        account.api.client_id.get_or_insert_with(|| "client".to_owned());
+        account.api.merchant_id.get_or_insert_with(|| "merchant".to_owned());
+        let (psp, can) = (specimen.psp, specimen.psp.profile().can);
+        let status = psp.status_request("unheard-of", None, &account);
+        assert_eq!(status.err() != Some(AskError::Unsupported), can.payment_status, "{}: payment status", specimen.name());
+        let events = psp.events_request(Timestamp::from_seconds(NOW_S), None, &account);
+        assert_eq!(events.err() != Some(AskError::Unsupported), can.event_list, "{}: event list", specimen.name());
+        let endpoints = psp.endpoints_request(None, &account);
+        assert_eq!(endpoints.err() != Some(AskError::Unsupported), can.endpoint_list, "{}: endpoint list", specimen.name());
     }
 }
 
