@@ -77,10 +77,6 @@ fn verify(dialect: &dyn Dialect, settings: &Settings, call: &SignedCall, now: i6
     account.psp.verify(&request, &account.keys, Timestamp::from_seconds(now))
 }
 
-fn dialects() -> impl Strategy<Value = &'static dyn Dialect> {
-    prop::sample::select(simulator::ALL.to_vec())
-}
-
 /// The account with another secret.
 fn rekeyed(dialect: &dyn Dialect, key: &str) -> Settings {
     Settings { secret: dialect.secret(&Seed::new("secret", key, 0)), ..settings(dialect) }

@@ -100,8 +100,23 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
         let account = &configured.account;
         let mut row = |key: &str, value: String| rows.push((format!("psp[{index}] {key}"), value));
         row("account", format!("{account:?}"));
+        if account.psp.profile().schemes.len() > 1 {
+            row("scheme", account.keys.scheme.to_owned());
+        }
         row("secrets", names(&account.keys.secrets));
         row("tolerance_s", account.keys.tolerance_s.to_string());
+        let texts = [
+            ("url", &account.keys.url),
+            ("webhook_id", &account.keys.webhook_id),
+            ("public_key", &account.keys.public_key),
+            ("client_id", &account.api.client_id),
+            ("merchant_id", &account.api.merchant_id),
+        ];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                row(key, text.clone());
+            }
+        }
         if let Some(key) = &account.api.key {
             row("api_key", key.name().to_string());
         }
