@@ -102,7 +102,7 @@ async fn what_the_sdks_of_adyen_braintree_and_svix_sign_is_accepted_and_what_was
     for (psp, secret, other_secret, body, from, to) in [
         ("adyen", ADYEN_KEY, &ADYEN_KEY.replace('4', "5"), &authorisation[..], "4999", "4998"),
         ("svix", STANDARD_SECRET, &"whsec_c29tZWJvZHktZWxzZXMtc2VjcmV0LTAx".to_owned(), &captured, "4999", "4998"),
-        ("braintree", PRIVATE_KEY, &"another-private-key".to_owned(), "transaction_settled", "bt_payload=P", "bt_payload=Q"),
+        ("braintree", PRIVATE_KEY, &"another-private-key".to_owned(), "transaction_settled", "bt_payload=C", "bt_payload=D"),
     ] {
         let send = async |secret: &str, altered: bool| {
             let call = json!({
