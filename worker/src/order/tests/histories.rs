@@ -55,7 +55,8 @@ fn the_one_end(name: &str, events: &[PaymentEvent]) -> Registers {
         assert_eq!((view(registers), registers.in_doubt()), (seen.clone(), doubts.clone()), "{name}");
         arrivals += 1;
     });
-    assert_eq!(arrivals, (1..=events.len()).product::<usize>(), "{name}");
+    let expected_arrivals = if events.is_empty() { 0 } else { (1..=events.len()).product::<usize>() };
+    assert_eq!(arrivals, expected_arrivals, "{name}");
     expected
 }
 
@@ -104,7 +105,8 @@ fn recorded(psp: &str) -> Vec<(String, PaymentEvent)> {
     for (_, event) in &events {
         *counts.entry(event.payment_id.clone()).or_default() += 1;
     }
-    let (most, _) = counts.into_iter().max_by_key(|(_, count)| *count).unwrap();
+    // Of a PSP whose webhooks are hints there are none.
+    let Some((most, _)) = counts.into_iter().max_by_key(|(_, count)| *count) else { return Vec::new() };
     events.retain(|(_, event)| event.payment_id == most);
     events.sort_by_key(|(name, event)| (event.occurred_at, name.clone()));
     events
@@ -315,11 +317,17 @@ fn a_history_ends_the_same_in_every_order_with_any_duplicates() {
 /// Neighbours in time among everything recorded: stories that nobody thought of.
 #[test]
 fn any_six_recorded_events_end_the_same_in_every_order_with_any_duplicates() {
+    let mut long = 0;
     for psp in psp::ALL {
         let events: Vec<PaymentEvent> = recorded(psp.id()).into_iter().map(|(_, event)| event).collect();
-        assert!(events.len() > EVENTS_MAX, "{} has too few recorded webhooks", psp.id());
+        if events.len() <= EVENTS_MAX {
+            the_one_end(psp.id(), &events);
+            continue;
+        }
+        long += 1;
         for (number, six) in events.windows(EVENTS_MAX).enumerate() {
             the_one_end(&format!("{} from {number}", psp.id()), six);
         }
     }
+    assert!(long >= 8, "most PSPs that say what they say have more recorded webhooks than one history takes: {long}");
 }
