@@ -58,6 +58,10 @@ pub const OUTBOX_OLDEST_SECONDS: &str = "paybell_outbox_oldest_seconds";
 pub const NOTICES_TOTAL: &str = "paybell_notices_total";
 /// One attempt to tell, by [`DESTINATION`].
 pub const NOTICE_SECONDS: &str = "paybell_notice_seconds";
+/// Bodies of webhooks that were deleted one by one for their age; those in a dropped partition are not counted.
+pub const BODIES_DELETED_TOTAL: &str = "paybell_bodies_deleted_total";
+/// Partitions of bodies, by [`OUTCOME`]: made or dropped.
+pub const BODY_PARTITIONS_TOTAL: &str = "paybell_body_partitions_total";
 /// Clients that follow the stream of changes.
 pub const STREAM_CLIENTS: &str = "paybell_stream_clients";
 /// Events that clients of the stream were sent.
@@ -144,6 +148,8 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "The age of the oldest change that is still to be told.");
     describe_counter!(NOTICES_TOTAL, "Attempts to tell of a change, by outcome: told, failed or given_up.");
     describe_histogram!(NOTICE_SECONDS, Unit::Seconds, "One attempt to tell of a change.");
+    describe_counter!(BODIES_DELETED_TOTAL, "Bodies that were deleted one by one for their age.");
+    describe_counter!(BODY_PARTITIONS_TOTAL, "Partitions of bodies, by outcome: made or dropped.");
     describe_gauge!(STREAM_CLIENTS, "Clients that follow the stream of changes.");
     describe_counter!(STREAM_EVENTS_TOTAL, "Events that clients of the stream were sent.");
     describe_gauge!(PARKED_OVERDUE, "Parked events past their deadline, in the whole database; counted up to 10,000.");

@@ -203,6 +203,8 @@ pub async fn run(
         let settlements = step_until_decided(&context, &deliveries, &shutdown).await?;
         if let Err(error) = consumer.settle(settlements).await {
             tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "not settled: these deliveries come again");
+            // What was released comes again at once: not in a tight loop.
+            wait(QUEUE_PAUSE, &shutdown).await;
         }
     }
     consumer.close().await;

@@ -4,8 +4,9 @@
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
 //! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
 //! Beside it: [`reconcile`] asks the PSP through [`transport`]; [`api`] is the shop's door;
-//! [`replay`] translates kept webhooks again; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`] counts who waits
-//! too long; [`pulse`] says whether the database is there; [`ids`] makes random ids.
+//! [`replay`] translates kept webhooks again; [`tail`] reads what
+//! changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`] counts who waits too long;
+//! [`retention`] drops what is old; [`pulse`] says whether the database is there; [`ids`] makes random ids.
 
 pub mod api;
 pub mod apply;
@@ -20,6 +21,7 @@ pub mod overdue;
 pub mod pulse;
 pub mod reconcile;
 pub mod replay;
+pub mod retention;
 pub mod seen;
 pub mod store;
 pub mod tail;
@@ -39,6 +41,7 @@ use paybell_shared::psp::Account;
 use paybell_shared::queue::Queue;
 use paybell_shared::serve::{self, Limits};
 use paybell_shared::shutdown::Shutdown;
+use uuid::Uuid;
 
 use crate::consume::{BatchLimits, Context};
 use crate::ids::Ids;
@@ -47,13 +50,14 @@ use crate::order::{AccountKey, Rules};
 use crate::outbox::Relay;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
-use crate::store::{ConnectError, Policy, Store};
+use crate::store::{ConnectError, Policy, Store, StoreError};
 use crate::tail::Tail;
 use crate::transport::HttpTransport;
 
 /// Between attempts to reach a database that is not there at the start: doubled from the shortest to the longest.
 const CONNECT_PAUSE_MIN: Duration = Duration::from_millis(250);
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
+const DAY: Duration = Duration::from_hours(24);
 
 /// A running worker.
 pub struct Started {
@@ -93,6 +97,7 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
         policy: policy(config),
         consume: config.worker.consume.then(|| queue.clone()),
         notifiers,
+        keep_bodies: DAY * config.retention.bodies_days,
         limits: BatchLimits {
             deliveries_max: config.limits.batch_max,
             linger: Duration::from_millis(config.limits.batch_linger_ms),
@@ -105,15 +110,15 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
     };
     let url = config.store.url.clone();
     let check = pulse::check(Arc::clone(&pulse));
-    match store::connect(&url).await {
-        Ok(store) => parts.begin(store).await?,
-        Err(error) if error.is_permanent(&url) => return Err(error.into()),
+    match reach(&url).await {
+        Ok((store, epoch)) => parts.begin(store, epoch)?,
+        Err(Unreached::Connect(error)) if error.is_permanent(&url) => return Err(error.into()),
         Err(error) => {
             report_unreached(&pulse, error);
             let waiting = shutdown.clone();
             shutdown.spawn("store", async move {
                 match wait_for_store(&url, &pulse, &waiting).await? {
-                    Some(store) => parts.begin(store).await,
+                    Some((store, epoch)) => parts.begin(store, epoch),
                     None => Ok(()),
                 }
             });
@@ -131,6 +136,7 @@ struct Parts {
     policy: Policy,
     consume: Option<Queue>,
     notifiers: Vec<Notifier>,
+    keep_bodies: Duration,
     limits: BatchLimits,
     answering: Arc<OnceLock<Arc<Context>>>,
     tail: Arc<Tail>,
@@ -140,8 +146,7 @@ struct Parts {
 }
 
 impl Parts {
-    async fn begin(self, store: Arc<dyn Store>) -> anyhow::Result<()> {
-        let epoch = store.epoch().await?;
+    fn begin(self, store: Arc<dyn Store>, epoch: Uuid) -> anyhow::Result<()> {
         let context = Arc::new(Context {
             store,
             seen: self.seen,
@@ -165,6 +170,7 @@ impl Parts {
             for relay in exchange.into_iter().chain(subscribers) {
                 shutdown.spawn("outbox", outbox::run(relay, shutdown.clone()));
             }
+            shutdown.spawn("retention", retention::run(Arc::clone(&context), self.keep_bodies, shutdown.clone()));
             shutdown.spawn("backlog", outbox::watch(Arc::clone(&context), shutdown.clone()));
         }
         // Never set before: a worker begins once.
@@ -216,7 +222,29 @@ fn first_look(account: &Account) -> Option<Duration> {
     (profile.can.payment_status && account.api.key.is_some()).then_some(profile.usual_delay)
 }
 
-async fn wait_for_store(url: &str, pulse: &Pulse, shutdown: &Shutdown) -> anyhow::Result<Option<Arc<dyn Store>>> {
+/// Why the database cannot be used yet.
+#[derive(Debug, thiserror::Error)]
+enum Unreached {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// It let us in, and then did not answer.
+    #[error(transparent)]
+    Silent(#[from] StoreError),
+}
+
+/// The store, and the id of its history.
+async fn reach(url: &str) -> Result<(Arc<dyn Store>, Uuid), Unreached> {
+    let store = store::connect(url).await?;
+    match store.epoch().await {
+        Ok(epoch) => Ok((store, epoch)),
+        Err(error) => {
+            store.close().await;
+            Err(error.into())
+        }
+    }
+}
+
+async fn wait_for_store(url: &str, pulse: &Pulse, shutdown: &Shutdown) -> anyhow::Result<Option<(Arc<dyn Store>, Uuid)>> {
     let mut pause = CONNECT_PAUSE_MIN;
     loop {
         tokio::select! {
@@ -224,14 +252,14 @@ async fn wait_for_store(url: &str, pulse: &Pulse, shutdown: &Shutdown) -> anyhow
             () = shutdown.stopping() => return Ok(None),
         }
         pause = (pause * 2).min(CONNECT_PAUSE_MAX);
-        match store::connect(url).await {
-            Ok(store) => return Ok(Some(store)),
+        match reach(url).await {
+            Ok(reached) => return Ok(Some(reached)),
             Err(error) => report_unreached(pulse, error),
         }
     }
 }
 
-fn report_unreached(pulse: &Pulse, error: ConnectError) {
+fn report_unreached(pulse: &Pulse, error: Unreached) {
     let problem = format!("{:#}", anyhow::Error::new(error));
     tracing::warn!(error = problem, "the database is not reached yet");
     pulse.down(problem);

@@ -72,6 +72,7 @@ macro_rules! store_suite {
             a_big_batch_is_one_transaction,
             many_workers_agree_with_one,
             a_call_given_up_does_all_or_nothing,
+            old_bodies_go_and_keys_stay,
             many_start_at_once
         );
     };
@@ -1233,4 +1234,43 @@ fn outcomes(applied: Applied) -> Vec<(String, Option<Outcome>)> {
     let mut outcomes: Vec<_> = applied.events.into_iter().map(|(key, outcome)| (key.event_id, outcome)).collect();
     outcomes.sort();
     outcomes
+}
+
+/// A webhook with a body, received then.
+#[must_use]
+pub fn received(event: &PaymentEvent, at: Timestamp) -> Arrival {
+    let body = Some(Body { received_at: at, ..body(b"{}") });
+    Arrival { body, rows: vec![InboxRow { received_at: at, ..row(event) }] }
+}
+
+pub async fn old_bodies_go_and_keys_stay(bench: &Bench) {
+    const DAY: Duration = Duration::from_hours(24);
+    const KEEP: Duration = Duration::from_hours(90 * 24);
+    let events: Vec<_> =
+        (0..1_300).map(|n| captured(&format!("evt_{n}"), &format!("pi_{n}"), Some(&format!("order-{n}")), 1)).collect();
+    // Too old by a millisecond, and just young enough.
+    let (old, young) = (NOW.minus(KEEP).minus(Duration::from_millis(1)), NOW.minus(KEEP));
+    let mut batch: Vec<Arrival> = events.iter().map(|event| received(event, old)).collect();
+    for arrival in batch.iter_mut().skip(1_290) {
+        *arrival = Arrival { body: Some(Body { received_at: young, ..arrival.body.clone().unwrap() }), ..arrival.clone() };
+        arrival.rows[0].received_at = young;
+    }
+    bench.try_apply(&batch, &[], true).await.unwrap();
+    let mut deleted = 0;
+    loop {
+        let kept = bench.store.retain(NOW, KEEP).await.unwrap();
+        deleted += kept.bodies_deleted;
+        if !kept.more {
+            break;
+        }
+    }
+    assert_eq!(deleted, 1_290);
+    assert_eq!(bench.count("SELECT count(*) FROM bodies").await, 10);
+    assert_eq!(bench.count("SELECT count(*) FROM events").await, 1_300);
+    let again = bench.try_apply(&batch, &[], true).await.unwrap();
+    assert!(again.events.iter().all(|(_, outcome)| outcome.is_none()), "a key was forgotten with its body");
+    let next = [received(&captured("evt_next", "pi_next", Some("order-next"), 1), NOW.plus(DAY))];
+    bench.try_apply(&next, &[], true).await.unwrap();
+    assert_eq!(bench.store.retain(NOW, KEEP).await.unwrap().bodies_deleted, 0);
+    assert_eq!(bench.count("SELECT count(*) FROM bodies").await, 11);
 }

@@ -60,7 +60,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Every statement here finds its rows by keys. A plan made while the tables are empty, or before they are analysed, would
 /// read them whole instead, and be kept while they grow (seen on PostgreSQL 15 for half of the statements).
-const KEYED: [&str; 3] = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin"];
+const KEYED: [&str; 4] = ["enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"];
 
 const _: () = assert!(LOCK_TIMEOUT.as_millis() < STATEMENT_TIMEOUT.as_millis());
 const _: () = assert!(STATEMENT_TIMEOUT.as_millis() < READ_TIMEOUT.as_millis());
@@ -246,7 +246,7 @@ impl Store for Postgres {
     }
 
     async fn retain(&self, now: Timestamp, keep: Duration) -> Result<Kept, StoreError> {
-        retention::retain(&self.pool, now, keep).await
+        self.read(async |connection| retention::retain(connection, now, keep).await).await
     }
 
     async fn close(&self) {
