@@ -24,7 +24,7 @@ use paybell_worker::consume::Context;
 use paybell_worker::inbox::{Arrival, Outcome};
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::replay::{self, Page};
-use paybell_worker::store::{Applied, BodyPlace, Replayed, Selection, Work};
+use paybell_worker::store::{Applied, BodyPlace, Replayed, Scope, Selection, Work};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
@@ -68,6 +68,7 @@ macro_rules! replay_suite {
                 let bench = $bench().await;
                 $crate::conformance::replay::$behaviour(&bench).await;
                 bench.check_invariants().await;
+                $crate::conformance::replay::is_balanced(&bench).await;
                 bench.store.close().await;
             }
         )+
@@ -682,6 +683,13 @@ pub async fn an_order_with_too_many_events_is_skipped(bench: &Bench) {
     bench.execute("DELETE FROM events WHERE event_id = 'copy_20000'").await;
     assert_eq!(bench.replay(&SECOND, all()).await.skipped, [], "so many it can");
     bench.execute("DELETE FROM events WHERE event_id LIKE 'copy_%'").await;
+}
+
+/// The audit finds nothing: every order is what all facts of its events amount to, every name leads where it should.
+pub async fn is_balanced(bench: &Bench) {
+    let policy = bench.context(&SECOND).await.policy;
+    let report = bench.store.audit(Scope { policy: &policy, bodies_kept_since: None }, &|_, _| ()).await.unwrap();
+    assert!(report.is_balanced(), "{report:#?}");
 }
 
 /// Mends one webhook after another, found in every way.
