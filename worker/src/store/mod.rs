@@ -758,13 +758,15 @@ pub fn open_to_read(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectEr
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
 type Step = (i64, &'static str, &'static str);
 
-const POSTGRES_STEPS: [Step; 2] = [
+const POSTGRES_STEPS: [Step; 3] = [
     (1, "inbox and orders", include_str!("../../migrations/postgres/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/postgres/0002_telling_and_asking_why.sql")),
+    (3, "asking", include_str!("../../migrations/postgres/0003_asking.sql")),
 ];
-const SQLITE_STEPS: [Step; 2] = [
+const SQLITE_STEPS: [Step; 3] = [
     (1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/sqlite/0002_telling_and_asking_why.sql")),
+    (3, "asking", include_str!("../../migrations/sqlite/0003_asking.sql")),
 ];
 
 /// The last step that was taken, `None` if none ever was, must be this program's last one.
