@@ -173,12 +173,30 @@ impl Store for FailingStore {
         self.store.ask_about(now, payments).await
     }
 
-    async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
-        self.store.lease_checks(now, lease, token, limit).await
+    async fn lease_checks(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedChecks, StoreError> {
+        self.store.lease_checks(account, lease).await
     }
 
-    async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
-        self.store.finish_check(check, next_check_at, result).await
+    async fn finish_check(&self, check: &DueCheck, looked: &Looked) -> Result<Option<News>, StoreError> {
+        self.store.finish_check(check, looked).await
+    }
+
+    async fn begin_asking(&self, account: &AccountKey, lease: &Lease, wanted: u32) -> Result<Leave, StoreError> {
+        self.store.begin_asking(account, lease, wanted).await
+    }
+
+    async fn end_asking(
+        &self,
+        account: &AccountKey,
+        now: Timestamp,
+        token: Uuid,
+        ended: Ended,
+    ) -> Result<Option<News>, StoreError> {
+        self.store.end_asking(account, now, token, ended).await
+    }
+
+    async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
+        self.store.due(now, accounts).await
     }
 
     async fn lease_notices(

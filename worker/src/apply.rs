@@ -25,8 +25,9 @@ use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
 use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
 use crate::order::{self, AccountKey, Registers};
+use crate::schedule;
 use crate::store::{
-    ActionKind, ActionWrite, BodyWrite, BookKey, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan,
+    ActionKind, ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan,
     ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Transition, Wanted,
     WokenEvent, Work,
 };
@@ -132,7 +133,7 @@ struct Planner<'a> {
     refused: Vec<Option<RegistrationConflict>>,
     /// In the order of the work; `None`: decided.
     reviewed: Vec<Option<Reviewed>>,
-    first_looks: HashSet<(AccountKey, String)>,
+    unplaced: HashSet<(AccountKey, String)>,
 }
 
 impl<'a> Planner<'a> {
@@ -141,7 +142,7 @@ impl<'a> Planner<'a> {
             work,
             snapshot,
             ids,
-            plan: Plan::default(),
+            plan: Plan { now: work.now, ..Plan::default() },
             more: Wanted::default(),
             seekers: Vec::new(),
             orders: BTreeMap::new(),
@@ -149,7 +150,7 @@ impl<'a> Planner<'a> {
             met: HashMap::new(),
             refused: Vec::new(),
             reviewed: Vec::new(),
-            first_looks: HashSet::new(),
+            unplaced: HashSet::new(),
         }
     }
 
@@ -182,9 +183,6 @@ impl<'a> Planner<'a> {
             registers.add_payment(psp, account, payment_id);
         }
         let is_news = before.as_ref() != Some(&*registers);
-        if let Some(payment_id) = &registration.payment_id {
-            self.first_look(&registration.account, payment_id);
-        }
         if is_news {
             self.plan.actions.push(ActionWrite {
                 id: self.ids.next(),
@@ -317,7 +315,7 @@ impl<'a> Planner<'a> {
             if let Origin::New(_) | Origin::Loose(_) = seeker.origin {
                 let key = &seeker.event.key;
                 self.plan.parkings.extend(references(seeker.event).map(|reference| (key.clone(), reference)));
-                self.first_look(&account_of(key), &seeker.event.payment_id);
+                self.unplaced(&account_of(key), &seeker.event.payment_id);
             }
         }
     }
@@ -351,7 +349,6 @@ impl<'a> Planner<'a> {
         for reference in references(seeker.event) {
             self.links.entry(reference).or_insert_with(|| order_id.to_owned());
         }
-        self.first_look(&account_of(key), &seeker.event.payment_id);
         match seeker.origin {
             Origin::New(index) | Origin::Loose(index) => {
                 self.plan.events[index].outcome = outcome;
@@ -415,13 +412,27 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn first_look(&mut self, account: &AccountKey, payment_id: &str) {
-        if let Some(delay) = self.work.policy.first_look.get(account)
-            && self.first_looks.insert((account.clone(), payment_id.to_owned()))
+    /// A first look at a payment that is heard of and has no order yet.
+    fn unplaced(&mut self, account: &AccountKey, payment_id: &str) {
+        if let Some(habits) = self.work.policy.asking.get(account)
+            && let Some(next_check_at) = schedule::first_look(None, *habits, self.work.now)
+            && self.unplaced.insert((account.clone(), payment_id.to_owned()))
         {
-            let next_check_at = self.work.now.plus(*delay);
             let (account, payment_id) = (account.clone(), payment_id.to_owned());
-            self.plan.checks.push(CheckWrite { account, payment_id, next_check_at, in_doubt: false });
+            self.plan.checks.push(CheckWrite { account, payment_id, reason: CheckReason::Unplaced { next_check_at } });
+        }
+    }
+
+    /// Plans the first look at every payment of a changed order that stands otherwise than before.
+    fn standings(&mut self, registers: &Registers, before: Option<&Registers>) {
+        for (account, payment_id, standing) in registers.standings() {
+            let Some(habits) = self.work.policy.asking.get(account) else { continue };
+            if before.and_then(|before| before.standing(account, payment_id)) == Some(standing) {
+                continue;
+            }
+            let next_check_at = schedule::first_look(Some(standing), *habits, self.work.now);
+            let reason = CheckReason::Stands { as_: standing, next_check_at };
+            self.plan.checks.push(CheckWrite { account: account.clone(), payment_id: payment_id.to_owned(), reason });
         }
     }
 
@@ -430,9 +441,9 @@ impl<'a> Planner<'a> {
     fn doubts(&mut self, registers: &Registers) {
         let next_check_at = self.work.now.plus(DOUBT_DELAY);
         for (account, payment_id) in registers.in_doubt() {
-            if self.work.policy.first_look.contains_key(&account) && !self.is_answered(&account, &payment_id) {
+            if self.work.policy.asking.contains_key(&account) && !self.is_answered(&account, &payment_id) {
                 let (account, payment_id) = (account.clone(), payment_id.clone());
-                self.plan.checks.push(CheckWrite { account, payment_id, next_check_at, in_doubt: true });
+                self.plan.checks.push(CheckWrite { account, payment_id, reason: CheckReason::InDoubt { next_check_at } });
             }
             self.plan.applied.in_doubt.insert((account, payment_id));
         }
@@ -471,6 +482,7 @@ impl<'a> Planner<'a> {
             let write = order_write(&id, registers, known, self.work, self.ids);
             current.insert(id, write.stored.clone());
             if known.is_none_or(|known| known.registers != write.registers) {
+                self.standings(&write.registers, known.map(|known| &known.registers));
                 self.doubts(&write.registers);
                 self.plan.orders.push(write);
             }

@@ -133,7 +133,7 @@ async fn translate(context: &Context, deliveries: &[Delivery]) -> (Vec<(Tag, Dis
 async fn ask_about(context: &Context, arrivals: &[Arrival]) -> Result<(), StoreError> {
     // Where nobody can be asked, what the webhook itself says is all that will be known.
     let asks = arrivals.iter().flat_map(|arrival| &arrival.asks);
-    let payments: BTreeSet<_> = asks.filter(|(account, _)| context.policy.first_look.contains_key(account)).cloned().collect();
+    let payments: BTreeSet<_> = asks.filter(|(account, _)| context.policy.asking.contains_key(account)).cloned().collect();
     if payments.is_empty() {
         return Ok(());
     }

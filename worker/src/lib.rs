@@ -11,10 +11,12 @@
 mod access;
 pub mod api;
 pub mod apply;
+pub mod asking;
 pub mod change;
 pub mod consume;
 pub mod ids;
 pub mod inbox;
+pub mod manners;
 pub mod notify;
 pub mod order;
 pub mod outbox;
@@ -24,6 +26,7 @@ pub mod pulse;
 pub mod reconcile;
 pub mod replay;
 pub mod retention;
+pub mod schedule;
 pub mod seen;
 pub mod store;
 pub mod tail;
@@ -39,7 +42,7 @@ use anyhow::Context as _;
 use paybell_shared::clock::Clock;
 use paybell_shared::config::{Config, ConfigError, Registration};
 use paybell_shared::ops::Check;
-use paybell_shared::psp::Account;
+use paybell_shared::psp::{Account, Profile};
 use paybell_shared::queue::Queue;
 use paybell_shared::serve::{self, Limits};
 use paybell_shared::shutdown::Shutdown;
@@ -52,6 +55,7 @@ use crate::order::{AccountKey, Rules};
 use crate::outbox::Relay;
 use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
+use crate::schedule::Habits;
 use crate::store::{ConnectError, Policy, Store, StoreError};
 use crate::tail::Tail;
 use crate::transport::HttpTransport;
@@ -190,7 +194,7 @@ pub fn policy(config: &Config) -> Policy {
     let subscribers = config.subscribers.iter().map(|subscriber| Arc::clone(&subscriber.name));
     Policy {
         events_create_orders: config.orders.registration == Registration::Optional,
-        first_look: accounts.filter_map(|(key, account)| Some((key, first_look(&account)?))).collect(),
+        asking: accounts.filter_map(|(key, account)| Some((key, habits(&account)?))).collect(),
         destinations: exchange.into_iter().chain(subscribers).collect(),
         rules: rules(config),
     }
@@ -218,10 +222,11 @@ fn notifiers(config: &Config) -> Result<Vec<Notifier>, ConfigError> {
     notifiers.collect()
 }
 
-/// When to look at a new payment for the first time; `None` if the PSP cannot be asked with what is configured.
-fn first_look(account: &Account) -> Option<Duration> {
-    let profile = account.psp.profile();
-    (profile.can.payment_status && account.psp.api_key(account).is_some()).then_some(profile.usual_delay)
+/// How its payments are asked about; `None` if the PSP cannot be asked with what is configured.
+fn habits(account: &Account) -> Option<Habits> {
+    let Profile { can, usual_delay, .. } = *account.psp.profile();
+    let can_ask = can.payment_status && account.psp.api_key(account).is_some();
+    can_ask.then_some(Habits { usual_delay, lists_late_changes: can.event_list && can.late_changes })
 }
 
 /// Why the database cannot be used yet.

@@ -33,10 +33,12 @@ use serde::{Deserialize, Serialize};
 
 use self::history::{History, Observation, Progress};
 pub use self::review::{Contradicted, Decision, ReviewReason, Saw, SeenPayment, Verdict};
+pub use self::standing::Standing;
 pub use self::view::{LastFailure, OrderStatus, PaymentView, View};
 
 mod history;
 mod review;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -1,54 +1,53 @@
 //! Asking the PSP about payments that are due: the one machine that does (design decision 12).
 //!
-//! [`step`] leases due payments, asks about each, and applies the answers through the same write path as webhooks;
-//! [`run`] only waits and steps.
+//! [`step`] leases an account's due payments, as many as its [`manners`](crate::manners) allow, asks about each, and applies
+//! the answers through the same write path as webhooks; [`run`] only waits and steps. When to ask next is in
+//! [`schedule`](crate::schedule).
+//!
+//! An answer is distrusted: none, an unknown payment, a page that leads in a circle or never ends, a time to come: none of
+//! them says anything about the payment, least of all that it failed. What the PSP does say only adds facts; the merge
+//! decides what they amount to, so that nothing goes backwards.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use http::header::AUTHORIZATION;
-use http::{Request, Response, StatusCode};
 use paybell_shared::clock::Timestamp;
-use paybell_shared::event::PaymentEvent;
-use paybell_shared::psp::{Account, AskError, Asked, ReadError, Unread};
+use paybell_shared::event::{CaptureState, Fact, FactVersion, PaymentEvent, PaymentState};
+use paybell_shared::psp::{Account, Asked, ReadError, Unread};
 use paybell_shared::shutdown::Shutdown;
 use paybell_shared::telemetry::{OUTCOME, PSP, RECONCILE_LOOKS_TOTAL};
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-use crate::access::{Access, AccessError};
+use crate::asking::{Asker, AskingError};
 use crate::consume::Context;
 use crate::inbox::Arrival;
-use crate::order::{AccountKey, OrderStatus};
-use crate::store::{DueCheck, StoreError, Work};
-use crate::transport::{PspTransport, TransportError};
+use crate::manners::{Ended, News};
+use crate::order::AccountKey;
+use crate::schedule::{self, After, Habits};
+use crate::store::{DueCheck, Lease, Looked, Said, StoreError, Work};
+use crate::transport::PspTransport;
 
-/// Payments leased at a time: two requests at a time of 15 s at the most, and few payments have more than three pages. A look
-/// that outlasts its lease changes nothing.
-const LEASED_MAX: u32 = 4;
-/// So long nobody else asks about them.
+/// So long nobody else asks about a payment. A look that outlasts it changes nothing.
 const LEASE: Duration = Duration::from_mins(5);
-/// Requests at a time to one account.
-const CONCURRENT_PER_ACCOUNT: usize = 2;
+/// For a look with all its pages; each request has its own limit (15 s) in [`crate::transport`].
+const LOOK_MAX: Duration = Duration::from_mins(4);
 /// Pages of one answer: 100 refunds a page, and nobody refunds one payment a thousand times; PayPal has a page for each
 /// capture and dispute.
 const PAGES_MAX: usize = 32;
-/// How long to wait if nothing is due.
+/// How long to wait if nothing is due, or nobody may be asked.
 const IDLE: Duration = Duration::from_secs(1);
-/// Between looks at a payment that has not changed: doubled from the shortest to the longest.
-const NEXT_LOOK_MIN: Duration = Duration::from_mins(1);
-const NEXT_LOOK_MAX: Duration = Duration::from_hours(24);
+/// So far ahead of our clock an answer may be: clocks differ. What is later would stand above every later fact.
+const AHEAD_MAX: Duration = Duration::from_mins(5);
+
+const _: () = assert!(LOOK_MAX.as_secs() < LEASE.as_secs());
 
 /// What reconciliation needs beside the write path.
 pub struct Reconciler {
-    pub context: Arc<Context>,
-    pub transport: Arc<dyn PspTransport>,
-    permits: HashMap<AccountKey, Semaphore>,
-    access: Access,
+    pub asker: Asker,
 }
 
 /// What a step did.
@@ -60,80 +59,93 @@ pub struct StepReport {
     pub failed: usize,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum LookError {
-    #[error(transparent)]
-    Ask(#[from] AskError),
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    #[error(transparent)]
-    Transport(#[from] TransportError),
-    #[error(transparent)]
-    Access(#[from] AccessError),
-    #[error("the answer goes on for more than {PAGES_MAX} pages")]
-    Endless,
-    #[error("the account is not configured")]
-    NoAccount,
-    #[error("reading the answer panicked")]
-    Panicked,
-}
-
 impl Reconciler {
     #[must_use]
     pub fn new(context: Arc<Context>, transport: Arc<dyn PspTransport>) -> Self {
-        let permits = context.accounts.keys().map(|key| (key.clone(), Semaphore::new(CONCURRENT_PER_ACCOUNT))).collect();
-        let access = Access::new(context.accounts.keys());
-        Self { context, transport, permits, access }
+        Self { asker: Asker::new(context, transport) }
+    }
+
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.asker.context
+    }
+
+    /// The accounts that can be asked.
+    fn accounts(&self) -> impl Iterator<Item = (&AccountKey, &Arc<Account>, Habits)> {
+        let Context { accounts, policy, .. } = self.context();
+        accounts.iter().filter_map(|(key, account)| Some((key, account, *policy.asking.get(key)?)))
     }
 }
 
-/// Asks about payments that are due, if any.
+/// Asks about the payments that are due at every account, as far as its manners allow now.
 ///
 /// # Errors
 /// The database is away.
 pub async fn step(reconciler: &Reconciler) -> Result<StepReport, StoreError> {
-    let context = &reconciler.context;
-    let due = context.store.lease_checks(context.clock.now(), LEASE, context.ids.next(), LEASED_MAX).await?;
-    let mut looks: FuturesUnordered<_> = due.iter().map(|check| look(reconciler, check)).collect();
+    let mut steps: FuturesUnordered<_> =
+        reconciler.accounts().map(|(key, account, habits)| step_account(reconciler, key, account, habits)).collect();
     let mut report = StepReport::default();
-    while let Some(outcome) = looks.next().await {
-        report.asked += 1;
-        match outcome? {
-            Looked::Changed => report.changed += 1,
-            Looked::Same => {}
-            Looked::Failed => report.failed += 1,
-        }
+    while let Some(stepped) = steps.next().await {
+        let StepReport { asked, changed, failed } = stepped?;
+        report.asked += asked;
+        report.changed += changed;
+        report.failed += failed;
     }
     Ok(report)
 }
 
-/// Steps until the stop.
+/// Steps until the stop, each account for itself: one that answers slowly keeps no other waiting.
 ///
 /// # Errors
 /// None so far: a database that is away is waited for.
 pub async fn run(reconciler: Reconciler, shutdown: Shutdown) -> anyhow::Result<()> {
-    while !shutdown.is_stopping() {
-        let stepped = tokio::select! {
-            // A PSP that answers slowly must not outlast the stop. A look that is cut off loses nothing: its lease ends, and it
-            // is asked again.
-            () = shutdown.stopping() => break,
-            stepped = step(&reconciler) => stepped,
-        };
-        let idle = match stepped {
-            Ok(report) => report.asked == 0,
+    let mut loops: FuturesUnordered<_> =
+        reconciler.accounts().map(|(key, account, habits)| run_account(&reconciler, key, account, habits)).collect();
+    tokio::select! {
+        // A PSP that answers slowly must not outlast the stop. A look that is cut off loses nothing: its lease ends, and it is
+        // asked again.
+        () = shutdown.stopping() => {}
+        // They never end; without any there is only the stop to wait for.
+        Some(()) = loops.next() => {}
+        else => shutdown.stopping().await,
+    }
+    Ok(())
+}
+
+async fn run_account(reconciler: &Reconciler, key: &AccountKey, account: &Account, habits: Habits) {
+    loop {
+        match step_account(reconciler, key, account, habits).await {
+            Ok(report) if report.asked > 0 => {}
+            Ok(_) => tokio::time::sleep(IDLE).await,
             Err(error) => {
                 tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "reconciliation pauses");
-                true
-            }
-        };
-        if idle {
-            tokio::select! {
-                () = tokio::time::sleep(IDLE) => {}
-                () = shutdown.stopping() => {}
+                tokio::time::sleep(IDLE).await;
             }
         }
     }
-    Ok(())
+}
+
+async fn step_account(
+    reconciler: &Reconciler,
+    key: &AccountKey,
+    account: &Account,
+    habits: Habits,
+) -> Result<StepReport, StoreError> {
+    let context = reconciler.context();
+    let (now, per_second) = (context.clock.now(), account.psp.profile().asks_per_second);
+    let lease = Lease { now, until: now.plus(LEASE), token: context.ids.next(), per_second };
+    let leased = context.store.lease_checks(key, &lease).await?;
+    let mut looks: FuturesUnordered<_> = leased.checks.iter().map(|check| look(reconciler, account, habits, check)).collect();
+    let mut report = StepReport::default();
+    while let Some(outcome) = looks.next().await {
+        report.asked += 1;
+        match outcome? {
+            Outcome::Changed => report.changed += 1,
+            Outcome::Same => {}
+            Outcome::Missing | Outcome::Failed => report.failed += 1,
+        }
+    }
+    Ok(report)
 }
 
 /// All pages of an answer.
@@ -143,135 +155,166 @@ struct Told {
     unread: Vec<Unread>,
 }
 
-enum Looked {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
     Changed,
     Same,
+    /// The PSP does not know the payment.
+    Missing,
     Failed,
 }
 
-async fn look(reconciler: &Reconciler, check: &DueCheck) -> Result<Looked, StoreError> {
-    let context = &reconciler.context;
-    let mut left = Left { order_status: check.order_status, in_doubt: true, led_elsewhere: false };
-    let (looked, result) = match ask(reconciler, check).await {
-        Ok(told) => match apply(reconciler, check, told).await {
-            Ok((changed, now)) => {
-                left = now;
-                if changed { (Looked::Changed, "changed") } else { (Looked::Same, "same") }
+impl Outcome {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Changed => "changed",
+            Self::Same => "same",
+            Self::Missing => "missing",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+async fn look(reconciler: &Reconciler, account: &Account, habits: Habits, check: &DueCheck) -> Result<Outcome, StoreError> {
+    let context = reconciler.context();
+    let mut requests = 0;
+    let asked = timeout(LOOK_MAX, ask(reconciler, account, check, &mut requests)).await;
+    let asked = asked.unwrap_or(Err(AskingError::Slow(LOOK_MAX.as_secs())));
+    let manner = asked.as_ref().map_or_else(AskingError::manner, |_| crate::manners::Manner::Answered);
+    let (psp, account_name, payment_id) = (&*check.account.psp, &*check.account.account, &*check.payment_id);
+    let mut left = Left { in_doubt: false, led_elsewhere: false };
+    let (outcome, said) = match asked {
+        Ok(told) => {
+            let said = if told.events.iter().any(has_money) { Said::Money } else { Said::NoMoney };
+            match apply(reconciler, account, check, told).await {
+                Ok((changed, now)) => {
+                    left = now;
+                    (if changed { Outcome::Changed } else { Outcome::Same }, said)
+                }
+                // Of this answer alone: the others go on, and this payment does not come first again in five minutes.
+                Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) => {
+                    let error = format!("{:#}", anyhow::Error::new(error));
+                    tracing::error!(event = "payment.polled", psp, account = account_name, payment_id, error, "not stored");
+                    (Outcome::Failed, Said::Nothing)
+                }
+                Err(error) => return Err(error),
             }
-            // Of this answer alone: the others go on, and this payment does not come first again in five minutes.
-            Err(error @ (StoreError::Refused(_) | StoreError::Inconsistent { .. })) => {
-                let (psp, account) = (&*check.account.psp, &*check.account.account);
-                let error = format!("{:#}", anyhow::Error::new(error));
-                tracing::error!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "not stored");
-                (Looked::Failed, "failed")
-            }
-            Err(error) => return Err(error),
-        },
+        }
+        Err(AskingError::Read(ReadError::NotFound)) => {
+            tracing::warn!(event = "payment.polled", psp, account = account_name, payment_id, "the PSP does not know the payment");
+            (Outcome::Missing, Said::Unknown)
+        }
         Err(error) => {
-            let (psp, account) = (&*check.account.psp, &*check.account.account);
             let error = format!("{:#}", anyhow::Error::new(error));
-            tracing::warn!(event = "payment.polled", psp, account, payment_id = check.payment_id, error, "no answer");
-            (Looked::Failed, "failed")
+            tracing::warn!(event = "payment.polled", psp, account = account_name, payment_id, error, "no answer");
+            (Outcome::Failed, Said::Nothing)
         }
     };
-    metrics::counter!(RECONCILE_LOOKS_TOTAL, PSP => Arc::clone(&check.account.psp), OUTCOME => result).increment(1);
-    let next = next_look(&left, check.looks, context.clock.now());
-    context.store.finish_check(check, next, result).await?;
-    Ok(looked)
+    metrics::counter!(RECONCILE_LOOKS_TOTAL, PSP => Arc::clone(&check.account.psp), OUTCOME => outcome.as_str()).increment(1);
+    let at = context.clock.now();
+    let after = match said {
+        Said::Money | Said::NoMoney => After::Answer,
+        Said::Unknown => After::Missing(check.missing_since.unwrap_or(at)),
+        Said::Nothing => After::Nothing(check.unanswered_since.unwrap_or(at)),
+    };
+    let next_check_at = left.next_look(check, habits, after, context, at);
+    // Two looks that agree end a contradiction, and they must be apart.
+    let in_doubt_until = left.in_doubt.then(|| at.plus(habits.usual_delay));
+    let ended = Ended { requests, manner };
+    let looked = Looked { at, result: outcome.as_str(), said, next_check_at, in_doubt_until, ended };
+    let news = context.store.finish_check(check, &looked).await?;
+    report(&check.account, news);
+    Ok(outcome)
+}
+
+/// Says what a person should hear of, once.
+pub(crate) fn report(account: &AccountKey, news: Option<News>) {
+    let (psp, account) = (&*account.psp, &*account.account);
+    match news {
+        None => {}
+        Some(News::CircuitOpened) => tracing::error!(event = "psp.silent", psp, account, "the PSP does not answer: it is left alone"),
+        Some(News::CredentialsRefused) => {
+            tracing::error!(event = "psp.refused", psp, account, "the PSP refuses our credentials: see api_key of this account");
+        }
+        Some(News::Recovered) => tracing::info!(event = "psp.recovered", psp, account, "the PSP answers again"),
+    }
+}
+
+/// Whether a fact tells of money that is captured or promised.
+fn has_money(event: &PaymentEvent) -> bool {
+    match &event.fact {
+        Fact::Payment(fact) => matches!(fact.state, PaymentState::Authorized | PaymentState::Captured),
+        Fact::Capture { state, .. } => *state != CaptureState::Failed,
+        Fact::Refund { .. } | Fact::RefundTotal { .. } | Fact::Dispute { .. } => false,
+    }
 }
 
 /// Asks page by page; an answer counts as a whole or not at all.
-async fn ask(reconciler: &Reconciler, check: &DueCheck) -> Result<Told, LookError> {
-    let account: &Account = reconciler.context.accounts.get(&check.account).ok_or(LookError::NoAccount)?;
-    let permits = reconciler.permits.get(&check.account).ok_or(LookError::NoAccount)?;
-    let at = reconciler.context.clock.now();
+async fn ask(reconciler: &Reconciler, account: &Account, check: &DueCheck, requests: &mut u32) -> Result<Told, AskingError> {
+    let at = reconciler.context().clock.now();
     let look_id = format!("{}-{}", at.millis(), &check.lease_token.simple().to_string()[..8]);
     let mut told = Told::default();
     let mut cursor: Option<String> = None;
+    let mut read = BTreeSet::new();
     for _ in 0..PAGES_MAX {
         let request = account.psp.status_request(&check.payment_id, cursor.as_deref(), account)?;
-        let response = {
-            // Never closed, so that a permit always comes.
-            let _permit = permits.acquire().await;
-            send(reconciler, check, account, request).await?
-        };
+        *requests += 1;
+        let response = reconciler.asker.send(&check.account, account, request).await?;
         let asked = Asked { payment_id: &check.payment_id, cursor: cursor.as_deref(), at, look_id: &look_id };
         // Adapters never panic (invariant I7); if one does, it costs its own look and not the worker.
         let answer = catch_unwind(AssertUnwindSafe(|| account.psp.read_status(&asked, &response, account)))
-            .map_err(|_| LookError::Panicked)??;
+            .map_err(|_| AskingError::Panicked)??;
+        answer.events.iter().try_for_each(|event| not_ahead(event, reconciler.context().clock.now()))?;
         told.events.extend(answer.events);
         told.unread.extend(answer.unread);
         match answer.next {
+            Some(next) if !read.insert(next.clone()) => return Err(AskingError::Loop),
             Some(next) => cursor = Some(next),
             None => return Ok(told),
         }
     }
-    Err(LookError::Endless)
+    Err(AskingError::Endless(PAGES_MAX))
 }
 
-/// Sends a request, with a token where the PSP wants one. One that it does not take any more is renewed once.
-async fn send(
-    reconciler: &Reconciler,
-    check: &DueCheck,
-    account: &Account,
-    request: Request<Bytes>,
-) -> Result<Response<Bytes>, LookError> {
-    let Reconciler { context, transport, access, .. } = reconciler;
-    for is_last in [false, true] {
-        let now = context.clock.now();
-        let Some(credentials) = access.credentials(&check.account, account, &**transport, now).await? else { break };
-        let mut authorized = request.clone();
-        authorized.headers_mut().insert(AUTHORIZATION, credentials.clone());
-        let response = transport.send(authorized).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || is_last {
-            return Ok(response);
-        }
-        access.refused(&check.account, &credentials).await;
-    }
-    Ok(transport.send(request).await?)
+/// A fact of a time to come would stand above all that is told later.
+pub(crate) fn not_ahead(event: &PaymentEvent, now: Timestamp) -> Result<(), AskingError> {
+    let version = match event.version {
+        FactVersion::Time(millis) => Timestamp::from_millis(millis),
+        FactVersion::Number(_) => event.occurred_at,
+    };
+    let latest = version.max(event.occurred_at);
+    if latest > now.plus(AHEAD_MAX) { Err(AskingError::Future { ahead_s: latest.since(now).as_secs() }) } else { Ok(()) }
 }
 
 /// What a look left.
 struct Left {
-    order_status: Option<OrderStatus>,
-    /// There was no answer, or it did not end the contradiction.
+    /// The answer did not end the contradiction.
     in_doubt: bool,
     /// The answer was about a payment of another id, which has looks of its own: this id was another name of it.
     led_elsewhere: bool,
 }
 
-/// Whether an order changed, and where it stands now.
-async fn apply(reconciler: &Reconciler, check: &DueCheck, told: Told) -> Result<(bool, Left), StoreError> {
-    let context = &reconciler.context;
-    let Some(account) = context.accounts.get(&check.account) else {
-        return Ok((false, Left { order_status: check.order_status, in_doubt: true, led_elsewhere: false }));
-    };
+impl Left {
+    /// The next look, if the payment stands as it did when the look began: else it was planned when that changed.
+    fn next_look(&self, check: &DueCheck, habits: Habits, after: After, context: &Context, now: Timestamp) -> Option<Timestamp> {
+        if self.led_elsewhere {
+            return None;
+        }
+        let since = check.standing_since.or(check.first_seen_at).unwrap_or(now);
+        schedule::next_look(check.standing, since, habits, after, now, context.ids.next())
+    }
+}
+
+/// Whether an order changed, and what is left to ask.
+async fn apply(reconciler: &Reconciler, account: &Account, check: &DueCheck, told: Told) -> Result<(bool, Left), StoreError> {
+    let context = reconciler.context();
     let now = context.clock.now();
     let led_elsewhere = !told.events.is_empty() && told.events.iter().all(|event| event.payment_id != check.payment_id);
     let arrivals = [Arrival::of_answer(told.events, told.unread, account, now)];
     let work = Work { arrivals: &arrivals, now, ..context.work() };
     let applied = context.store.apply(&work).await?;
-    let order_status = applied.orders.first().map(|(_, status)| *status).or(check.order_status);
     let in_doubt = applied.in_doubt.contains(&(check.account.clone(), check.payment_id.clone()));
-    Ok((applied.transitions > 0, Left { order_status, in_doubt, led_elsewhere }))
-}
-
-/// When to look next: not at all once the payment is paid or given up beyond doubt, else ever more rarely.
-fn next_look(left: &Left, looks: i32, now: Timestamp) -> Option<Timestamp> {
-    let settled = !left.in_doubt
-        && matches!(
-            left.order_status,
-            Some(
-                OrderStatus::Paid
-                    | OrderStatus::Refunded
-                    | OrderStatus::ChargedBack
-                    | OrderStatus::Canceled
-                    | OrderStatus::Expired
-            )
-        );
-    let settled = settled || left.led_elsewhere;
-    let doublings = u32::try_from(looks).unwrap_or(0).min(16);
-    (!settled).then(|| now.plus((NEXT_LOOK_MIN * 2_u32.pow(doublings)).min(NEXT_LOOK_MAX)))
+    Ok((applied.transitions > 0, Left { in_doubt, led_elsewhere }))
 }
 
 #[cfg(test)]

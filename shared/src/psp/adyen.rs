@@ -101,9 +101,10 @@ static PROFILE: Profile = Profile {
     // At once three times, then after 2, 5, 10, 15, 30 min, 1, 2, 4, 8 h and so on; the earliest holds up all behind it.
     retry_window: Duration::from_hours(30 * 24),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed(STANDARD), Scheme::signed(PLATFORM)],
-    can: Abilities { payment_status: false, event_list: false, endpoint_list: true },
+    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: true },
     // https://docs.adyen.com/ip-ranges.json as of 2026-08-01; the name out.adyen.com holds fewer, and changes.
     sources: &[
         "62.146.248.0/21",

@@ -94,9 +94,10 @@ static PROFILE: Profile = Profile {
     // In production; the sandbox gives up after three hours.
     retry_window: Duration::from_hours(24),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("braintree-form")],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
     sources: &[],
 };
 

@@ -76,9 +76,10 @@ static PROFILE: Profile = Profile {
     // Eight retries, after about 5, 10, 15, 30 minutes, 1, 4, 12 and 24 hours [uncertain].
     retry_window: Duration::from_hours(42),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("checkoutcom-hex")],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: false, endpoint_list: true },
     // Published as checkout.com/docs/public/files/ip-lists/webhooks-live.txt; which they are is not known here.
     sources: &[],
 };

@@ -68,9 +68,10 @@ static PROFILE: Profile = Profile {
     retry_window: Duration::from_hours(3 * 24),
     // A chain's confirmations take minutes.
     usual_delay: Duration::from_mins(15),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("hex-body")],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
     sources: &[],
 };
 

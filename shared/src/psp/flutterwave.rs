@@ -90,9 +90,10 @@ static V3: Profile = Profile {
     // [U], and a switch in the dashboard: three times, half an hour apart.
     retry_window: Duration::from_mins(90),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme { name: PLAIN, proof: Proof::Hint, token_in_path: false }],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: false, endpoint_list: false },
     sources: &[],
 };
 
@@ -102,10 +103,11 @@ static V4: Profile = Profile {
     timeout: Duration::from_secs(5),
     retry_window: Duration::from_mins(90),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed(SIGNED), Scheme { name: PLAIN, proof: Proof::Hint, token_in_path: false }],
     // There is a list of charges, but of how it filters and pages nothing is known.
-    can: Abilities { payment_status: true, event_list: false, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: false, late_changes: false, endpoint_list: false },
     sources: &[],
 };
 

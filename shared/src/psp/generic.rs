@@ -155,9 +155,10 @@ static PROFILE: Profile = Profile {
     timeout: Duration::from_secs(5),
     retry_window: Duration::from_hours(24),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("generic")],
-    can: Abilities { payment_status: false, event_list: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
     sources: &[],
 };
 

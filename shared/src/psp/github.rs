@@ -46,9 +46,10 @@ static PROFILE: Profile = Profile {
     // GitHub sends nothing again by itself; followers may, and by hand anybody can. What comes later than this is late.
     retry_window: Duration::from_mins(5),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("generic-sha256-prefix-hex")],
-    can: Abilities { payment_status: false, event_list: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
     sources: &[],
 };
 

@@ -76,10 +76,12 @@ static PROFILE: Profile = Profile {
     retry_window: Duration::from_hours(24),
     // Events are made some time after the change that they tell.
     usual_delay: Duration::from_mins(5),
+    // Of 1,000 a minute.
+    asks_per_second: 10,
     mapping_version: 1,
     schemes: &[Scheme::signed("gocardless-hex")],
     // `GET /webhooks` lists deliveries; endpoints are seen in the dashboard only.
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
     sources: &[],
 };
 

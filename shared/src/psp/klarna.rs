@@ -51,9 +51,10 @@ static PROFILE: Profile = Profile {
     // Three times, "after a few seconds" each.
     retry_window: Duration::from_mins(1),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme { name: "klarna-unsigned", proof: Proof::Hint, token_in_path: true }],
-    can: Abilities { payment_status: true, event_list: false, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: false, late_changes: false, endpoint_list: false },
     sources: &[],
 };
 

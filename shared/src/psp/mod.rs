@@ -248,6 +248,8 @@ pub struct Profile {
     pub retry_window: Duration,
     /// The usual time between a payment and its webhook, after which a first look at the PSP is due.
     pub usual_delay: Duration,
+    /// Requests a second that its API is sent for one account: a part of what it allows, since others use it too.
+    pub asks_per_second: u32,
     /// Raised whenever `translate` would say something else of the same bytes.
     pub mapping_version: u32,
     /// The ways in which it authenticates its webhooks, by the values of the setting `scheme`; the first is the default.
@@ -289,6 +291,8 @@ impl Scheme {
 pub struct Abilities {
     pub payment_status: bool,
     pub event_list: bool,
+    /// That list shows also what becomes of payments that were settled before: refunds and disputes by their own dates.
+    pub late_changes: bool,
     pub endpoint_list: bool,
 }
 

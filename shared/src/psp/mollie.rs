@@ -78,9 +78,10 @@ static PROFILE: Profile = Profile {
     // Ten times: after 1, 2, 4, 8, 16, 29 minutes, 1, 2 and 22 hours.
     retry_window: Duration::from_hours(26),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed(NEXT_GEN), Scheme { name: CLASSIC, proof: Proof::Hint, token_in_path: true }],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: true },
     sources: &[],
 };
 

@@ -88,9 +88,10 @@ static PROFILE: Profile = Profile {
     // Up to 25 times over three days (secondary source).
     retry_window: Duration::from_hours(3 * 24),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme { name: "paypal-cert-rsa", proof: Proof::Hint, token_in_path: false }],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: true },
     // None published.
     sources: &[],
 };

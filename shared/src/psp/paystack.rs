@@ -78,9 +78,10 @@ static PROFILE: Profile = Profile {
     // Every 3 minutes for the first 4 tries, then hourly.
     retry_window: Duration::from_hours(72),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("paystack-hex-sha512")],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
     // paystack.com/docs/payments/webhooks as of 2025-10, for test and live.
     sources: &["52.31.139.75/32", "52.49.173.169/32", "52.214.14.220/32"],
 };

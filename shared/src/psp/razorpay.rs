@@ -74,9 +74,10 @@ static PROFILE: Profile = Profile {
     // From the event's creation; then Razorpay disables the webhook until somebody enables it again.
     retry_window: Duration::from_hours(24),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("razorpay-hex")],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
     // razorpay.com/docs/security/whitelists as of 2026-04.
     sources: &[
         "52.66.75.174/32",

@@ -49,9 +49,10 @@ static PROFILE: Profile = Profile {
     // 8 times in 4 h, since 2024-09-10; then the subscription may be deleted.
     retry_window: Duration::from_hours(4),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("generic-base64-hmac-sha256")],
-    can: Abilities { payment_status: false, event_list: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
     sources: &[],
 };
 

@@ -71,9 +71,10 @@ static PROFILE: Profile = Profile {
     // By the current page; an older copy said 72 h.
     retry_window: Duration::from_hours(24),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("square-url-body")],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: true },
     // Production, then sandbox; from secondary sources of 2026, no page of Square's own lists them.
     sources: &["34.202.99.168/32", "54.245.1.154/32", "54.212.177.79/32", "107.20.218.8/32"],
 };

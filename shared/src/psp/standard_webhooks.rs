@@ -67,11 +67,12 @@ static PROFILE: Profile = Profile {
     // The recommended steps: 5 s, 5 min, 30 min, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h, in sum 75 h 35 min.
     retry_window: Duration::from_mins(75 * 60 + 35),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     // 2: amounts as decimal strings.
     mapping_version: 2,
     // Both at once: a header's elements say which they are.
     schemes: &[Scheme::signed("standard-webhooks-v1"), Scheme::signed("standard-webhooks-v1a")],
-    can: Abilities { payment_status: false, event_list: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
     sources: &[],
 };
 

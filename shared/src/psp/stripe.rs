@@ -60,9 +60,11 @@ static PROFILE: Profile = Profile {
     timeout: Duration::from_secs(5),
     retry_window: Duration::from_hours(3 * 24),
     usual_delay: Duration::from_mins(1),
+    // Of 25 that an endpoint of its API takes.
+    asks_per_second: 20,
     mapping_version: 1,
     schemes: &[Scheme::signed("stripe-v1")],
-    can: Abilities { payment_status: true, event_list: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: true },
     // https://stripe.com/files/ips/ips_webhooks.txt as of 2026-05-15; changes are announced seven days ahead.
     sources: &[
         "3.18.12.63/32",

@@ -30,9 +30,10 @@ static PROFILE: Profile = Profile {
     // Not captured for Svix's service: what the specification recommends.
     retry_window: Duration::from_mins(75 * 60 + 35),
     usual_delay: Duration::from_mins(1),
+    asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("svix")],
-    can: Abilities { payment_status: false, event_list: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
     sources: &[],
 };
 

@@ -14,6 +14,9 @@ ALTER TABLE checks ADD COLUMN missing_since timestamptz;
 -- Since when no look got an answer.
 ALTER TABLE checks ADD COLUMN unanswered_since timestamptz;
 
+-- The last hint that a look answered.
+ALTER TABLE checks ADD COLUMN answered_seq bigint NOT NULL DEFAULT 0;
+
 -- What is due at an account, oldest first: one that may not be asked now must not stand before the others.
 DROP INDEX checks_due;
 CREATE INDEX checks_due ON checks (account, psp, next_check_at) WHERE next_check_at IS NOT NULL;

@@ -8,6 +8,7 @@ ALTER TABLE checks ADD COLUMN denied_at INTEGER;
 ALTER TABLE checks ADD COLUMN denied_before_at INTEGER;
 ALTER TABLE checks ADD COLUMN missing_since INTEGER;
 ALTER TABLE checks ADD COLUMN unanswered_since INTEGER;
+ALTER TABLE checks ADD COLUMN answered_seq INTEGER NOT NULL DEFAULT 0;
 
 DROP INDEX checks_due;
 CREATE INDEX checks_due ON checks (account, psp, next_check_at) WHERE next_check_at IS NOT NULL;

@@ -178,7 +178,7 @@ impl PaymentRegisters {
     }
 
     /// What of its authorisation is not captured was released, or the PSP said that it will take no more.
-    fn is_final(&self) -> bool {
+    pub(super) fn is_final(&self) -> bool {
         self.capture_final
             || self.attempts.values().any(|attempt| attempt.state == PaymentState::Captured && attempt.given_up.is_some())
     }

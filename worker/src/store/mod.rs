@@ -39,10 +39,14 @@ pub use self::retention::Kept;
 pub use self::stream::{Position, Positioned};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
-use crate::order::{AccountKey, OrderStatus, Registers, Rules, Verdict, View};
+use crate::manners::{Ended, Leave, Manners, News};
+use crate::order::{AccountKey, OrderStatus, Registers, Rules, Standing, Verdict, View};
+use crate::schedule::Habits;
 
 /// So many parked events are counted; that there are more says the same.
 pub const OVERDUE_COUNTED_MAX: u32 = 10_000;
+/// So many due payments of an account are counted: at five a second they take five hours.
+pub const DUE_COUNTED_MAX: u32 = 100_000;
 
 /// The order's truth and the inbox.
 #[async_trait]
@@ -90,19 +94,38 @@ pub trait Store: Send + Sync {
     /// The database does not answer: nothing was done.
     async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError>;
 
-    /// Leases the payments that are due, oldest first, committing the lease: whoever dies with one loses it at
-    /// `now + lease`. A payment with a live lease is not due.
+    /// Leases an account's payments that are due, oldest first, as many as its manners allow now; committing the lease: whoever
+    /// dies with one loses it at `until`. A payment with a live lease is not due.
     ///
     /// # Errors
     /// The database does not answer.
-    async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError>;
+    async fn lease_checks(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedChecks, StoreError>;
 
-    /// Ends a look: sets the next one, if the lease is still held. A hint that came after the lease began keeps the
-    /// payment due.
+    /// Ends a look: sets the next one, if the lease is still held, and says how the PSP behaved. What was planned since the
+    /// lease began (a hint came, or the payment stands otherwise now) stays planned.
     ///
     /// # Errors
     /// The database does not answer.
-    async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError>;
+    async fn finish_check(&self, check: &DueCheck, looked: &Looked) -> Result<Option<News>, StoreError>;
+
+    /// Begins up to `wanted` conversations with an account's PSP, as many as its manners allow now.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn begin_asking(&self, account: &AccountKey, lease: &Lease, wanted: u32) -> Result<Leave, StoreError>;
+
+    /// Ends one of them.
+    ///
+    /// # Errors
+    /// The database does not answer: the conversation counts as under way until its lease ends.
+    async fn end_asking(&self, account: &AccountKey, now: Timestamp, token: Uuid, ended: Ended)
+    -> Result<Option<News>, StoreError>;
+
+    /// How many payments of each account are due, counted up to [`DUE_COUNTED_MAX`], and since when the first of them is.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError>;
 
     /// Leases, of every order that has something to tell this destination, the lowest version that it was not told, if
     /// that is due; committing the lease.
@@ -265,8 +288,8 @@ impl Work<'_> {
 pub struct Policy {
     /// An event may bring an order into being (`[orders] registration = "optional"`).
     pub events_create_orders: bool,
-    /// First look at a payment this long after it is first seen, by PSP and account; absent where nobody can be asked.
-    pub first_look: HashMap<AccountKey, Duration>,
+    /// When a payment is asked about, by PSP and account; absent where nobody can be asked.
+    pub asking: HashMap<AccountKey, Habits>,
     /// Who is told of every change of an order.
     pub destinations: Vec<Arc<str>>,
     /// What an order is judged by.
@@ -506,6 +529,8 @@ pub enum Decision {
 /// What a transaction writes.
 #[derive(Debug, Default)]
 pub struct Plan {
+    /// The time of the work.
+    pub now: Timestamp,
     pub bodies: Vec<BodyWrite>,
     pub events: Vec<EventWrite>,
     pub replaced: Vec<ReplacedEvent>,
@@ -620,10 +645,18 @@ pub struct Transition {
 pub struct CheckWrite {
     pub account: AccountKey,
     pub payment_id: String,
-    pub next_check_at: Timestamp,
-    /// Its facts are in doubt: a look that is planned for later, or that is under way, does not answer this. A first look is
-    /// planned only where there is none yet.
-    pub in_doubt: bool,
+    pub reason: CheckReason,
+}
+
+/// Why a look is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckReason {
+    /// It is heard of, and has no order yet. Nothing, if a look is planned already.
+    Unplaced { next_check_at: Timestamp },
+    /// It stands otherwise than before: what was planned for it is replaced, but for a question that is still open.
+    Stands { as_: Standing, next_check_at: Option<Timestamp> },
+    /// Its facts are in doubt: a look that is planned for later, or that is under way, does not answer this.
+    InDoubt { next_check_at: Timestamp },
 }
 
 /// A line of the books: how many events of an hour ended how.
@@ -633,6 +666,25 @@ pub struct BookKey {
     /// The hour in which the event was received, as its first millisecond.
     pub hour: Timestamp,
     pub outcome: Outcome,
+}
+
+/// The terms of a lease on an account's patience.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    pub now: Timestamp,
+    /// It ends by itself then.
+    pub until: Timestamp,
+    pub token: Uuid,
+    /// Requests that the account's PSP is sent, by all workers together.
+    pub per_second: u32,
+}
+
+/// What a lease got.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeasedChecks {
+    pub checks: Vec<DueCheck>,
+    /// Something is due, and may not be asked before.
+    pub not_before: Option<Timestamp>,
 }
 
 /// A payment whose look is due, under a lease.
@@ -645,8 +697,50 @@ pub struct DueCheck {
     pub hint_seq: i64,
     /// Looks so far.
     pub looks: i32,
-    /// `None`: no order is known, or a newer version gave it a status that this one does not know.
-    pub order_status: Option<OrderStatus>,
+    /// `None`: no order is known, or a newer version gave it a standing that this one does not know.
+    pub standing: Option<Standing>,
+    /// Since when it stands so; before version 3 of the schema, unknown.
+    pub standing_since: Option<Timestamp>,
+    pub first_seen_at: Option<Timestamp>,
+    pub missing_since: Option<Timestamp>,
+    pub unanswered_since: Option<Timestamp>,
+}
+
+/// What became of a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    pub at: Timestamp,
+    /// What the timeline says of it: a closed set.
+    pub result: &'static str,
+    pub said: Said,
+    /// If it stands as it did when the look began.
+    pub next_check_at: Option<Timestamp>,
+    /// Its facts contradict each other: not later than this, however it stands.
+    pub in_doubt_until: Option<Timestamp>,
+    pub ended: Ended,
+}
+
+/// What a look heard of the payment's money.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Some is captured or promised.
+    Money,
+    /// None is.
+    NoMoney,
+    /// The PSP does not know the payment.
+    Unknown,
+    /// There was no answer.
+    Nothing,
+}
+
+/// What is due at an account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    pub account: AccountKey,
+    pub payments: u32,
+    /// `None`: nothing is due.
+    pub since: Option<Timestamp>,
+    pub manners: Manners,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, utoipa::ToSchema)]

@@ -11,11 +11,12 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{
-    BodyPlace, Change, KeptEvent, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Selection, StoreError,
+    BodyPlace, Change, KeptEvent, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Said, Selection, StoreError,
     StoredBody, StoredOrder,
 };
 use crate::inbox::{Body, Content, InboxRow, Outcome};
-use crate::order::OrderStatus;
+use crate::manners::Manners;
+use crate::order::{AccountKey, OrderStatus};
 
 /// An event's columns that depend on whether it was understood.
 pub(super) struct ContentColumns<'a> {
@@ -266,6 +267,7 @@ pub(super) fn order_ids(references: &BTreeMap<ReferenceKey, Option<String>>) -> 
 /// Nothing but duplicates and refusals.
 pub(super) fn writes_nothing(plan: &Plan) -> bool {
     let Plan {
+        now: _,
         bodies,
         events,
         replaced,
@@ -312,3 +314,19 @@ pub(super) fn from_json<T: DeserializeOwned>(
         |error: serde_json::Error| format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
     serde_json::from_str(text).map_err(|error| inconsistent(table, column, key, problem(error)))
 }
+/// An account's manners.
+pub(super) fn manners(text: Option<&str>, account: &AccountKey) -> Result<Manners, StoreError> {
+    let key = || format!("{}/{}", account.psp, account.account);
+    text.map_or_else(|| Ok(Manners::default()), |text| from_json(text, "accounts", "manners", &key()))
+}
+
+/// How a look's answer is written.
+pub(super) const fn said(said: Said) -> &'static str {
+    match said {
+        Said::Money => "money",
+        Said::NoMoney => "no_money",
+        Said::Unknown => "unknown",
+        Said::Nothing => "nothing",
+    }
+}
+

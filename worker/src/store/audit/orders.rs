@@ -399,7 +399,7 @@ impl Group {
         }
         for PaymentView { account: of, payment_id, .. } in &view.payments {
             let name = reference_key(&of.psp, &of.account, ReferenceKind::Payment, payment_id);
-            if audit.scope.policy.first_look.contains_key(of) && self.names.get(&name) == Some(&false) {
+            if audit.scope.policy.asking.contains_key(of) && self.names.get(&name) == Some(&false) {
                 let key = format!("{}/{}/{payment_id}", of.psp, of.account);
                 audit.find("checks", key, "its PSP can be asked about it, and never will be");
             }

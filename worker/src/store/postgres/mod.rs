@@ -33,10 +33,11 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DueCheck, HourTotal, InboxEntry, Kept, Moment, Notice,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice,
     NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody,
     StoredOrder, Work,
 };
+use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};
 
 /// Four connections saturate the measured server in batches; the rest is for the API and the checks. Twelve workers stay
@@ -184,12 +185,30 @@ impl Store for Postgres {
         self.read(async |connection| checks::ask_about(connection, now, payments).await).await
     }
 
-    async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
-        self.read(async |connection| checks::lease(connection, now, lease, token, limit).await).await
+    async fn lease_checks(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedChecks, StoreError> {
+        self.read(async |connection| checks::lease(connection, account, lease).await).await
     }
 
-    async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
-        self.read(async |connection| checks::finish(connection, check, next_check_at, result).await).await
+    async fn finish_check(&self, check: &DueCheck, looked: &Looked) -> Result<Option<News>, StoreError> {
+        self.read(async |connection| checks::finish(connection, check, looked).await).await
+    }
+
+    async fn begin_asking(&self, account: &AccountKey, lease: &Lease, wanted: u32) -> Result<Leave, StoreError> {
+        self.read(async |connection| checks::begin_asking(connection, account, lease, wanted).await).await
+    }
+
+    async fn end_asking(
+        &self,
+        account: &AccountKey,
+        now: Timestamp,
+        token: Uuid,
+        ended: Ended,
+    ) -> Result<Option<News>, StoreError> {
+        self.read(async |connection| checks::end_asking(connection, account, now, token, ended).await).await
+    }
+
+    async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
+        self.read(async |connection| checks::due(connection, now, accounts).await).await
     }
 
     async fn lease_notices(

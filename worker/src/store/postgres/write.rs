@@ -3,6 +3,7 @@
 //! So whoever waits for a row waits for one who is at least as far, and nobody waits in a circle. The books come last: their
 //! rows are those that most transactions share.
 
+use paybell_shared::clock::Timestamp;
 use sqlx::{PgConnection, PgTransaction};
 use time::OffsetDateTime;
 
@@ -13,7 +14,7 @@ use crate::order::OrderStatus;
 use crate::pace::Pace;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
+    ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
     WokenEvent,
 };
 
@@ -105,17 +106,32 @@ const DELETE_PARKINGS: &str = "\
     WHERE p.psp = w.psp AND p.account = w.account AND p.event_id = w.event_id";
 
 const INSERT_CHECKS: &str = "\
-    INSERT INTO checks (psp, account, payment_id, next_check_at)
-    SELECT psp, account, payment_id, next_check_at
+    INSERT INTO checks (psp, account, payment_id, next_check_at, first_seen_at)
+    SELECT psp, account, payment_id, next_check_at, $5
     FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, next_check_at)
     ORDER BY psp, account, payment_id
     ON CONFLICT DO NOTHING";
 
+/// What was planned for it as it stood before is replaced; but a hint that no look has answered yet is answered.
+const STAND_CHECKS: &str = "\
+    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, standing, standing_since, first_seen_at)
+    SELECT psp, account, payment_id, next_check_at, standing, $5, $5
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[], $6::text[])
+        AS w(psp, account, payment_id, next_check_at, standing)
+    ORDER BY psp, account, payment_id
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        standing = excluded.standing,
+        standing_since = excluded.standing_since,
+        first_seen_at = coalesce(c.first_seen_at, excluded.first_seen_at),
+        next_check_at = CASE
+            WHEN c.hint_seq > c.answered_seq THEN LEAST(c.next_check_at, excluded.next_check_at)
+            ELSE excluded.next_check_at END";
+
 /// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look; for
 /// the one under way, what was due is being answered.
 pub(super) const ASK_ABOUT: &str = "\
-    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, hint_seq)
-    SELECT psp, account, payment_id, next_check_at, 1
+    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, first_seen_at, hint_seq)
+    SELECT psp, account, payment_id, next_check_at, $5, 1
     FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, next_check_at)
     ORDER BY psp, account, payment_id
     ON CONFLICT (psp, account, payment_id) DO UPDATE SET
@@ -149,7 +165,7 @@ pub(super) async fn plan(transaction: &mut PgTransaction<'_>, plan: &Plan, pace:
     parkings(connection, plan).await?;
     woken(connection, &plan.woken).await?;
     pace.lap("links");
-    checks(connection, &plan.checks).await?;
+    checks(connection, &plan.checks, plan.now).await?;
     pace.lap("checks");
     books(connection, plan).await?;
     pace.lap("books");
@@ -380,19 +396,32 @@ async fn woken(connection: &mut PgConnection, woken: &[WokenEvent]) -> Result<()
     Ok(())
 }
 
-async fn checks(connection: &mut PgConnection, checks: &[CheckWrite]) -> Result<(), Failure> {
-    let (doubts, first_looks): (Vec<&CheckWrite>, Vec<&CheckWrite>) = checks.iter().partition(|check| check.in_doubt);
-    for (sql, checks) in [(INSERT_CHECKS, first_looks), (ASK_ABOUT, doubts)] {
+async fn checks(connection: &mut PgConnection, checks: &[CheckWrite], now: Timestamp) -> Result<(), Failure> {
+    let of = |wanted: fn(&CheckReason) -> bool| checks.iter().filter(|check| wanted(&check.reason)).collect::<Vec<_>>();
+    let unplaced = of(|reason| matches!(reason, CheckReason::Unplaced { .. }));
+    let stand = of(|reason| matches!(reason, CheckReason::Stands { .. }));
+    let in_doubt = of(|reason| matches!(reason, CheckReason::InDoubt { .. }));
+    for (sql, checks) in [(INSERT_CHECKS, unplaced), (STAND_CHECKS, stand), (ASK_ABOUT, in_doubt)] {
         if checks.is_empty() {
             continue;
         }
-        sqlx::query(sql)
+        let next = |check: &&CheckWrite| match check.reason {
+            CheckReason::Unplaced { next_check_at } | CheckReason::InDoubt { next_check_at } => Some(next_check_at),
+            CheckReason::Stands { next_check_at, .. } => next_check_at,
+        };
+        let mut query = sqlx::query(sql)
             .bind(array(&checks, |check| &*check.account.psp))
             .bind(array(&checks, |check| &*check.account.account))
             .bind(array(&checks, |check| &*check.payment_id))
-            .bind(array(&checks, |check| OffsetDateTime::from(check.next_check_at)))
-            .execute(&mut *connection)
-            .await?;
+            .bind(array(&checks, |check| next(check).map(OffsetDateTime::from)))
+            .bind(OffsetDateTime::from(now));
+        if sql == STAND_CHECKS {
+            query = query.bind(array(&checks, |check| match check.reason {
+                CheckReason::Stands { as_, .. } => as_.as_str(),
+                CheckReason::Unplaced { .. } | CheckReason::InDoubt { .. } => "",
+            }));
+        }
+        query.execute(&mut *connection).await?;
     }
     Ok(())
 }

@@ -1,8 +1,7 @@
-//! Leasing the payments that are due, and ending a look at one.
+//! Leasing the payments that are due, and ending a look at one; how much an account may be asked.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use paybell_shared::clock::Timestamp;
 use sqlx::sqlite::SqliteRow;
@@ -10,8 +9,9 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::{classify, write};
-use crate::order::AccountKey;
-use crate::store::{DueCheck, StoreError, rows};
+use crate::manners::{BUSY_MAX, Ended, Leave, Manners, News};
+use crate::order::{AccountKey, Standing};
+use crate::store::{DUE_COUNTED_MAX, Due, DueCheck, Lease, LeasedChecks, Looked, StoreError, rows};
 
 pub(super) async fn ask_about(
     connection: &mut SqliteConnection,
@@ -21,90 +21,212 @@ pub(super) async fn ask_about(
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
     for (account, payment_id) in payments {
         let check = sqlx::query(write::ASK_ABOUT).bind(&*account.psp).bind(&*account.account).bind(payment_id);
-        check.bind(now.millis()).execute(&mut *transaction).await.map_err(classify)?;
+        check.bind(now.millis()).bind(now.millis()).execute(&mut *transaction).await.map_err(classify)?;
     }
     transaction.commit().await.map_err(classify)
 }
 
+pub(super) async fn nothing_is_due(
+    connection: &mut SqliteConnection,
+    account: &AccountKey,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let is_due = "SELECT EXISTS (SELECT 1 FROM checks WHERE account = ?1 AND psp = ?2 AND next_check_at <= ?3)";
+    let is_due = sqlx::query_scalar::<_, bool>(is_due).bind(&*account.account).bind(&*account.psp).bind(now.millis());
+    Ok(!is_due.fetch_one(connection).await.map_err(classify)?)
+}
+
 pub(super) async fn lease(
     connection: &mut SqliteConnection,
-    now: Timestamp,
-    lease: Duration,
-    token: Uuid,
-    limit: u32,
-) -> Result<Vec<DueCheck>, StoreError> {
+    account: &AccountKey,
+    lease: &Lease,
+) -> Result<LeasedChecks, StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
     let due = sqlx::query(
-        "SELECT c.psp, c.account, c.payment_id, c.hint_seq, c.looks, o.status
-         FROM checks c
-         LEFT JOIN refs r ON r.psp = c.psp AND r.account = c.account AND r.kind = 'payment' AND r.value = c.payment_id
-         LEFT JOIN orders o ON o.id = r.order_id
-         WHERE c.next_check_at <= ?1 AND (c.lease_until IS NULL OR c.lease_until <= ?1)
-         ORDER BY c.next_check_at, c.psp, c.account, c.payment_id
-         LIMIT ?2",
-    )
-    .bind(now.millis())
-    .bind(limit)
-    .fetch_all(&mut *transaction)
-    .await
-    .map_err(classify)?;
-    let due = due.iter().map(|row| due_check(row, token)).collect::<Result<Vec<_>, _>>()?;
-    for check in &due {
+        "SELECT payment_id, hint_seq, looks, standing, standing_since, first_seen_at, missing_since, unanswered_since FROM checks
+         WHERE account = ?1 AND psp = ?2 AND next_check_at <= ?3 AND (lease_until IS NULL OR lease_until <= ?3)
+         ORDER BY next_check_at, payment_id
+         LIMIT ?4",
+    );
+    let due = due.bind(&*account.account).bind(&*account.psp).bind(lease.now.millis()).bind(BUSY_MAX);
+    let due = due.fetch_all(&mut *transaction).await.map_err(classify)?;
+    let mut checks = due.iter().map(|row| due_check(row, account, lease.token)).collect::<Result<Vec<_>, _>>()?;
+    if checks.is_empty() {
+        return Ok(LeasedChecks::default());
+    }
+    let mut manners = manners(&mut transaction, account).await?;
+    let wanted = u32::try_from(checks.len()).unwrap_or(BUSY_MAX);
+    let granted = match manners.begin(lease.now, lease.per_second, wanted, lease.token, lease.until) {
+        Leave::Go(granted) => granted,
+        Leave::NotBefore(at) => return Ok(LeasedChecks { checks: Vec::new(), not_before: Some(at) }),
+    };
+    checks.truncate(granted as usize);
+    for check in &checks {
         sqlx::query(
             "UPDATE checks SET lease_token = ?4, lease_until = ?5, last_checked_at = ?6
              WHERE psp = ?1 AND account = ?2 AND payment_id = ?3",
         )
-        .bind(&*check.account.psp)
-        .bind(&*check.account.account)
+        .bind(&*account.psp)
+        .bind(&*account.account)
         .bind(&*check.payment_id)
-        .bind(token)
-        .bind(now.plus(lease).millis())
-        .bind(now.millis())
+        .bind(lease.token)
+        .bind(lease.until.millis())
+        .bind(lease.now.millis())
         .execute(&mut *transaction)
         .await
         .map_err(classify)?;
     }
+    write_manners(&mut transaction, account, &manners).await?;
     transaction.commit().await.map_err(classify)?;
-    Ok(due)
+    Ok(LeasedChecks { checks, not_before: None })
 }
 
-/// Whoever lost the lease changes nothing. A hint that came meanwhile has made the payment due again, and leaves it so.
+/// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now.
 pub(super) async fn finish(
     connection: &mut SqliteConnection,
     check: &DueCheck,
-    next_check_at: Option<Timestamp>,
-    result: &str,
-) -> Result<(), StoreError> {
-    let DueCheck { account: AccountKey { psp, account }, payment_id, lease_token, hint_seq, looks: _, order_status: _ } = check;
+    looked: &Looked,
+) -> Result<Option<News>, StoreError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
     sqlx::query(
-        "UPDATE checks SET lease_token = NULL, lease_until = NULL, looks = looks + 1, last_result = ?6,
-             next_check_at = CASE WHEN hint_seq > ?7 THEN next_check_at ELSE ?5 END
+        "UPDATE checks SET
+             lease_token = NULL,
+             lease_until = NULL,
+             looks = looks + 1,
+             last_result = ?6,
+             answered_seq = max(answered_seq, ?7),
+             answered_at = CASE WHEN ?9 = 'nothing' THEN answered_at ELSE ?10 END,
+             denied_before_at = CASE ?9 WHEN 'no_money' THEN denied_at WHEN 'money' THEN NULL ELSE denied_before_at END,
+             denied_at = CASE ?9 WHEN 'no_money' THEN ?10 WHEN 'money' THEN NULL ELSE denied_at END,
+             missing_since = CASE ?9 WHEN 'unknown' THEN coalesce(missing_since, ?10) WHEN 'nothing' THEN missing_since END,
+             unanswered_since = CASE ?9 WHEN 'nothing' THEN coalesce(unanswered_since, ?10) END,
+             next_check_at = nullif(min(
+                 coalesce(?11, 9223372036854775807),
+                 coalesce(CASE WHEN hint_seq > ?7 OR standing_since IS NOT ?8 THEN next_check_at ELSE ?5 END, 9223372036854775807)
+             ), 9223372036854775807)
          WHERE psp = ?1 AND account = ?2 AND payment_id = ?3 AND lease_token = ?4",
     )
-    .bind(&**psp)
-    .bind(&**account)
-    .bind(payment_id)
-    .bind(lease_token)
-    .bind(next_check_at.map(Timestamp::millis))
-    .bind(result)
-    .bind(hint_seq)
-    .execute(connection)
+    .bind(&*check.account.psp)
+    .bind(&*check.account.account)
+    .bind(&check.payment_id)
+    .bind(check.lease_token)
+    .bind(looked.next_check_at.map(Timestamp::millis))
+    .bind(looked.result)
+    .bind(check.hint_seq)
+    .bind(check.standing_since.map(Timestamp::millis))
+    .bind(rows::said(looked.said))
+    .bind(looked.at.millis())
+    .bind(looked.in_doubt_until.map(Timestamp::millis))
+    .execute(&mut *transaction)
     .await
     .map_err(classify)?;
+    let news = end_in(&mut transaction, &check.account, looked.at, check.lease_token, looked.ended).await?;
+    transaction.commit().await.map_err(classify)?;
+    Ok(news)
+}
+
+pub(super) async fn begin_asking(
+    connection: &mut SqliteConnection,
+    account: &AccountKey,
+    lease: &Lease,
+    wanted: u32,
+) -> Result<Leave, StoreError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
+    let mut manners = manners(&mut transaction, account).await?;
+    let leave = manners.begin(lease.now, lease.per_second, wanted, lease.token, lease.until);
+    if let Leave::Go(_) = leave {
+        write_manners(&mut transaction, account, &manners).await?;
+        transaction.commit().await.map_err(classify)?;
+    }
+    Ok(leave)
+}
+
+pub(super) async fn end_asking(
+    connection: &mut SqliteConnection,
+    account: &AccountKey,
+    now: Timestamp,
+    token: Uuid,
+    ended: Ended,
+) -> Result<Option<News>, StoreError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
+    let news = end_in(&mut transaction, account, now, token, ended).await?;
+    transaction.commit().await.map_err(classify)?;
+    Ok(news)
+}
+
+pub(super) async fn due(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    accounts: &[&AccountKey],
+) -> Result<Vec<Due>, StoreError> {
+    let mut all = Vec::with_capacity(accounts.len());
+    for account in accounts {
+        let row = sqlx::query(
+            "SELECT count(*) AS payments, min(next_check_at) AS since FROM (
+                 SELECT next_check_at FROM checks WHERE account = ?1 AND psp = ?2 AND next_check_at <= ?3
+                 ORDER BY next_check_at LIMIT ?4
+             )",
+        );
+        let row = row.bind(&*account.account).bind(&*account.psp).bind(now.millis()).bind(DUE_COUNTED_MAX);
+        let row = row.fetch_one(&mut *connection).await.map_err(classify)?;
+        let payments: i64 = row.try_get("payments").map_err(classify)?;
+        all.push(Due {
+            account: (*account).clone(),
+            payments: u32::try_from(payments).unwrap_or(DUE_COUNTED_MAX),
+            since: moment(&row, "since")?,
+            manners: manners(connection, account).await?,
+        });
+    }
+    Ok(all)
+}
+
+async fn end_in(
+    connection: &mut SqliteConnection,
+    account: &AccountKey,
+    now: Timestamp,
+    token: Uuid,
+    ended: Ended,
+) -> Result<Option<News>, StoreError> {
+    let mut manners = manners(connection, account).await?;
+    let news = manners.end(now, token, ended);
+    write_manners(connection, account, &manners).await?;
+    Ok(news)
+}
+
+async fn manners(connection: &mut SqliteConnection, account: &AccountKey) -> Result<Manners, StoreError> {
+    let known = sqlx::query_scalar::<_, Option<String>>("SELECT manners FROM accounts WHERE psp = ?1 AND account = ?2");
+    let known = known.bind(&*account.psp).bind(&*account.account).fetch_optional(connection).await.map_err(classify)?;
+    rows::manners(known.flatten().as_deref(), account)
+}
+
+async fn write_manners(connection: &mut SqliteConnection, account: &AccountKey, manners: &Manners) -> Result<(), StoreError> {
+    let write = sqlx::query(
+        "INSERT INTO accounts (psp, account, manners) VALUES (?1, ?2, ?3)
+         ON CONFLICT (psp, account) DO UPDATE SET manners = excluded.manners",
+    );
+    let write = write.bind(&*account.psp).bind(&*account.account).bind(rows::to_json(manners)?);
+    write.execute(connection).await.map_err(classify)?;
     Ok(())
 }
 
-fn due_check(row: &SqliteRow, lease_token: Uuid) -> Result<DueCheck, StoreError> {
-    let text = |column| row.try_get::<String, _>(column).map_err(classify);
-    let payment_id = text("payment_id")?;
-    let status: Option<String> = row.try_get("status").map_err(classify)?;
+fn due_check(row: &SqliteRow, account: &AccountKey, lease_token: Uuid) -> Result<DueCheck, StoreError> {
+    let standing: Option<String> = row.try_get("standing").map_err(classify)?;
     Ok(DueCheck {
-        account: AccountKey { psp: Arc::from(text("psp")?), account: Arc::from(text("account")?) },
+        account: AccountKey { psp: Arc::clone(&account.psp), account: Arc::clone(&account.account) },
+        payment_id: row.try_get("payment_id").map_err(classify)?,
         lease_token,
         hint_seq: row.try_get("hint_seq").map_err(classify)?,
         looks: row.try_get("looks").map_err(classify)?,
         // One that a newer version wrote must not keep all others from being looked at.
-        order_status: status.and_then(|status| rows::status(&status, &payment_id).ok()),
-        payment_id,
+        standing: standing.and_then(|standing| Standing::parse(&standing)),
+        standing_since: moment(row, "standing_since")?,
+        first_seen_at: moment(row, "first_seen_at")?,
+        missing_since: moment(row, "missing_since")?,
+        unanswered_since: moment(row, "unanswered_since")?,
     })
+}
+
+fn moment(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+    let at = row.try_get::<Option<i64>, _>(column).map_err(classify)?;
+    Ok(at.map(Timestamp::from_millis))
 }

@@ -28,11 +28,12 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, DueCheck, HourTotal, InboxEntry, Kept, Moment,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment,
     Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Rest, Scope, Selection, Store, StoreError,
     StoredBody, StoredOrder, WAKING_MAX, Wanted, Work,
 };
 use crate::apply::{plan, wanted};
+use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};
 
 /// Waiting for another process (an operator's command) that writes to the same file.
@@ -190,12 +191,36 @@ impl Store for Sqlite {
         checks::ask_about(&mut *self.writer.acquire().await.map_err(classify)?, now, payments).await
     }
 
-    async fn lease_checks(&self, now: Timestamp, lease: Duration, token: Uuid, limit: u32) -> Result<Vec<DueCheck>, StoreError> {
-        checks::lease(&mut *self.writer.acquire().await.map_err(classify)?, now, lease, token, limit).await
+    async fn lease_checks(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedChecks, StoreError> {
+        // Asked all the time, and seldom is anything due: the writer is not kept for that.
+        let mut reader = self.readers.acquire().await.map_err(classify)?;
+        if checks::nothing_is_due(&mut reader, account, lease.now).await? {
+            return Ok(LeasedChecks::default());
+        }
+        drop(reader);
+        checks::lease(&mut *self.writer.acquire().await.map_err(classify)?, account, lease).await
     }
 
-    async fn finish_check(&self, check: &DueCheck, next_check_at: Option<Timestamp>, result: &str) -> Result<(), StoreError> {
-        checks::finish(&mut *self.writer.acquire().await.map_err(classify)?, check, next_check_at, result).await
+    async fn finish_check(&self, check: &DueCheck, looked: &Looked) -> Result<Option<News>, StoreError> {
+        checks::finish(&mut *self.writer.acquire().await.map_err(classify)?, check, looked).await
+    }
+
+    async fn begin_asking(&self, account: &AccountKey, lease: &Lease, wanted: u32) -> Result<Leave, StoreError> {
+        checks::begin_asking(&mut *self.writer.acquire().await.map_err(classify)?, account, lease, wanted).await
+    }
+
+    async fn end_asking(
+        &self,
+        account: &AccountKey,
+        now: Timestamp,
+        token: Uuid,
+        ended: Ended,
+    ) -> Result<Option<News>, StoreError> {
+        checks::end_asking(&mut *self.writer.acquire().await.map_err(classify)?, account, now, token, ended).await
+    }
+
+    async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
+        checks::due(&mut *self.readers.acquire().await.map_err(classify)?, now, accounts).await
     }
 
     async fn lease_notices(

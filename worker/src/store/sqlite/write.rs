@@ -10,16 +10,30 @@ use super::classify;
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
+    ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
     WokenEvent,
 };
 
-const INSERT_CHECK: &str =
-    "INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+const INSERT_CHECK: &str = "\
+    INSERT INTO checks (psp, account, payment_id, next_check_at, first_seen_at) VALUES (?1, ?2, ?3, ?4, ?5)
+    ON CONFLICT DO NOTHING";
+
+/// What was planned for it as it stood before is replaced; but a hint that no look has answered yet is answered.
+const STAND_CHECK: &str = "\
+    INSERT INTO checks (psp, account, payment_id, next_check_at, standing, standing_since, first_seen_at)
+    VALUES (?1, ?2, ?3, ?4, ?6, ?5, ?5)
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        standing = excluded.standing,
+        standing_since = excluded.standing_since,
+        first_seen_at = coalesce(first_seen_at, excluded.first_seen_at),
+        next_check_at = CASE
+            WHEN hint_seq > answered_seq
+                THEN min(coalesce(next_check_at, excluded.next_check_at), coalesce(excluded.next_check_at, next_check_at))
+            ELSE excluded.next_check_at END";
 
 /// A hint's number too, so that a look under way does not end this question. Not within two seconds of the last look.
 pub(super) const ASK_ABOUT: &str = "\
-    INSERT INTO checks (psp, account, payment_id, next_check_at, hint_seq) VALUES (?1, ?2, ?3, ?4, 1)
+    INSERT INTO checks (psp, account, payment_id, next_check_at, first_seen_at, hint_seq) VALUES (?1, ?2, ?3, ?4, ?5, 1)
     ON CONFLICT (psp, account, payment_id) DO UPDATE SET
         hint_seq = hint_seq + 1,
         next_check_at = min(
@@ -62,9 +76,15 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
     for write in &plan.woken {
         wake(connection, write).await?;
     }
-    for CheckWrite { account, payment_id, next_check_at, in_doubt } in &plan.checks {
-        let check = query(if *in_doubt { ASK_ABOUT } else { INSERT_CHECK });
-        let check = check.bind(&*account.psp).bind(&*account.account).bind(&**payment_id).bind(next_check_at.millis());
+    for CheckWrite { account, payment_id, reason } in &plan.checks {
+        let (sql, next_check_at, standing) = match *reason {
+            CheckReason::Unplaced { next_check_at } => (INSERT_CHECK, Some(next_check_at), None),
+            CheckReason::Stands { as_, next_check_at } => (STAND_CHECK, next_check_at, Some(as_)),
+            CheckReason::InDoubt { next_check_at } => (ASK_ABOUT, Some(next_check_at), None),
+        };
+        let check = query(sql).bind(&*account.psp).bind(&*account.account).bind(&**payment_id);
+        let check = check.bind(next_check_at.map(Timestamp::millis)).bind(plan.now.millis());
+        let check = if let Some(standing) = standing { check.bind(standing.as_str()) } else { check };
         run(connection, check).await?;
     }
     for (BookKey { account, hour, outcome }, count) in &plan.books {
