@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod conformance;
 pub mod receiver;
+pub mod scene;
 pub mod servers;
 pub mod shop;
 pub mod sse;

@@ -23,9 +23,11 @@ use paybell_shared::psp::{
 use paybell_shared::queue::{Delivery, Message, Tag};
 use paybell_worker::consume::Context;
 use paybell_worker::ids::Ids;
+use paybell_worker::manners::{Ended, Leave, News};
 use paybell_worker::order::{AccountKey, OrderStatus};
+use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, DueCheck, HourTotal, InboxEntry, Kept, Moment, Notice, NoticeKey,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey,
     NoticeOutcome, Place, Policy, Position, Positioned, ReferenceKey, Registered, Registration, Scope, Selection, Store,
     StoreError, StoredBody, StoredOrder, Work,
 };
@@ -50,7 +52,8 @@ pub fn config(text: &str) -> Config {
 pub async fn context(store: Arc<dyn store::Store>, clock: Arc<dyn Clock>, accounts: Vec<Arc<Account>>) -> Context {
     let epoch = store.epoch().await.expect("the store answers");
     let accounts: HashMap<AccountKey, Arc<Account>> = accounts.into_iter().map(|account| (key_of(&account), account)).collect();
-    let first_look = accounts.iter().map(|(key, account)| (key.clone(), account.psp.profile().usual_delay)).collect();
+    let habits = |account: &Account| Habits { usual_delay: account.psp.profile().usual_delay, lists_late_changes: false };
+    let asking = accounts.iter().map(|(key, account)| (key.clone(), habits(account))).collect();
     Context {
         store,
         seen: seen::connect("memory:").expect("a memory needs nothing"),
@@ -58,7 +61,7 @@ pub async fn context(store: Arc<dyn store::Store>, clock: Arc<dyn Clock>, accoun
         clock,
         ids: Ids::random(),
         epoch,
-        policy: Policy { events_create_orders: true, first_look, ..Policy::default() },
+        policy: Policy { events_create_orders: true, asking, ..Policy::default() },
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use paybell_shared::event::{EventKey, PaymentEvent, PaymentState, Source};
 use paybell_tests::conformance::store::{
-    Bench, Database, FIRST_LOOK, NOW, account, arrival, captured, ignored, refund, registration, row, state,
+    Bench, Database, FIRST_LOOK, HABITS, NOW, account, arrival, captured, ignored, refund, registration, row, state,
 };
 use paybell_tests::servers::process::Service;
 use paybell_tests::servers::{self, free_port};
@@ -328,7 +328,7 @@ impl<'a> Populating<'a> {
 fn policy() -> Policy {
     Policy {
         events_create_orders: true,
-        first_look: HashMap::from([(account(), FIRST_LOOK)]),
+        asking: HashMap::from([(account(), HABITS)]),
         destinations: vec![Arc::from("shop")],
         ..Policy::default()
     }

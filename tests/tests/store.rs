@@ -5,6 +5,7 @@ mod sqlite {
 
     paybell_tests::store_suite!(Bench::sqlite);
     paybell_tests::inspect_suite!(Bench::sqlite);
+    paybell_tests::checks_suite!(Bench::sqlite);
 }
 
 mod postgres {
@@ -25,6 +26,7 @@ mod postgres {
 
     paybell_tests::store_suite!(bench);
     paybell_tests::inspect_suite!(bench);
+    paybell_tests::checks_suite!(bench);
 
     async fn bench() -> Bench {
         Bench::new(servers::postgres().await.database().await).await

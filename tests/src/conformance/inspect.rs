@@ -21,7 +21,7 @@ use paybell_worker::timeline::LineKind::{
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::store::{Bench, Database, FIRST_LOOK, NOW, account, arrival, body, captured, ignored, refund, registration, state};
+use super::store::{Bench, Database, HABITS, NOW, account, arrival, body, captured, ignored, refund, registration, state};
 
 /// Expands to one test for each behaviour. `$bench` names an `async fn() -> Bench` of an empty database.
 #[macro_export]
@@ -56,7 +56,7 @@ const TOLD_LIMIT: Duration = Duration::from_secs(30);
 async fn apply_at(bench: &Bench, now: Timestamp, arrivals: &[Arrival], registrations: &[Registration]) -> store::Applied {
     let policy = Policy {
         events_create_orders: true,
-        first_look: HashMap::from([(account(), FIRST_LOOK)]),
+        asking: HashMap::from([(account(), HABITS)]),
         destinations: vec![Arc::from("bus"), Arc::from("shop")],
         ..Policy::default()
     };
@@ -235,7 +235,8 @@ pub async fn a_timeline_tells_of_every_kind_of_row(bench: &Bench) {
     tell_a_story(bench).await;
     let lines = lines(bench, "order-1").await;
     let told: Vec<(u64, LineKind)> = lines.iter().map(|line| (line.at.since(NOW).as_secs(), line.kind)).collect();
-    let look_due = 2 + FIRST_LOOK.as_secs();
+    // A day after the payment was settled.
+    let look_due = 8 + 24 * 60 * 60;
     let expected = [
         (1, Accepted),
         (2, Parked),
@@ -257,8 +258,8 @@ pub async fn a_timeline_tells_of_every_kind_of_row(bench: &Bench) {
         (30, Reviewed),
         (31, Replayed),
         (31, Other),
-        (look_due, NextLook),
         (90, Waiting),
+        (look_due, NextLook),
     ];
     assert_eq!(told, expected, "{lines:#?}");
     let line = |kind| serde_json::to_value(lines.iter().find(|line| line.kind == kind).unwrap()).unwrap();

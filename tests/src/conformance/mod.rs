@@ -1,5 +1,6 @@
 //! One suite a port: what every backend of it must do.
 
+pub mod checks;
 pub mod inspect;
 pub mod queue;
 pub mod replay;

@@ -129,9 +129,10 @@ const fn profile(mapping_version: u32) -> Profile {
         timeout: Duration::from_secs(1),
         retry_window: Duration::from_secs(1),
         usual_delay: Duration::from_mins(1),
+        asks_per_second: 1,
         mapping_version,
         schemes: SCHEMES,
-        can: paybell_shared::psp::Abilities { payment_status: false, event_list: false, endpoint_list: false },
+        can: paybell_shared::psp::Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
         sources: &[],
     }
 }

@@ -21,6 +21,7 @@ use paybell_shared::money::{Currency, Money};
 use paybell_worker::ids::Ids;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
 use paybell_worker::order::{AccountKey, OrderStatus, ReviewReason, Rules, Verdict};
+use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
     Applied, Backlog, Notice, NoticeKey, NoticeOutcome, Policy, Registered, Registration, RegistrationConflict, Review, Reviewed,
     Store, StoreError, StoredOrder, Work, connect,
@@ -55,10 +56,6 @@ macro_rules! store_suite {
             a_body_keeps_its_exact_bytes,
             old_bodies_go_and_keys_stay,
             a_nul_inside_facts_is_kept,
-            a_lease_is_held_by_one,
-            an_expired_lease_returns_and_its_holder_ends_nothing,
-            a_hint_is_one_question_and_not_too_soon,
-            a_first_look_is_planned_once,
             what_is_told_is_what_was_committed,
             an_orders_changes_are_told_one_after_the_other,
             each_destination_is_told_apart,
@@ -70,7 +67,6 @@ macro_rules! store_suite {
             what_waits_is_counted,
             many_relays_tell_each_change_once_in_order,
             a_review_is_decided_on_what_was_seen,
-            a_doubt_has_the_psp_asked_once,
             more_than_expected_is_paid_where_the_account_allows_it,
             one_key_met_by_many_at_once_is_written_once,
             a_big_batch_is_one_transaction,
@@ -112,6 +108,8 @@ pub enum Database {
 /// When a payment's first look is due after it was first seen.
 pub const FIRST_LOOK: Duration = Duration::from_mins(1);
 const LEASE: Duration = Duration::from_secs(30);
+/// No list shows what becomes of a settled payment.
+pub const HABITS: Habits = Habits { usual_delay: FIRST_LOOK, lists_late_changes: false };
 
 /// 2026-09-21T14:13:20.123Z.
 pub const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_123);
@@ -128,8 +126,7 @@ impl Bench {
         } else {
             Database::Postgres(PgPool::connect(&url).await.unwrap())
         };
-        let first_look = HashMap::from([(account(), FIRST_LOOK)]);
-        let policy = Policy { first_look, ..Policy::default() };
+        let policy = Policy { asking: HashMap::from([(account(), HABITS)]), ..Policy::default() };
         Self { store, url, database, ids: Ids::seeded(7), policy, _folder: None }
     }
 
@@ -164,6 +161,20 @@ impl Bench {
     /// On any error of the store.
     pub async fn apply(&self, events: &[PaymentEvent]) -> Vec<(String, Option<Outcome>)> {
         outcomes(self.try_apply(&arrivals(events), &[], true).await.unwrap())
+    }
+
+    /// The same at another time.
+    ///
+    /// # Panics
+    /// On any error of the store.
+    pub async fn apply_at(&self, now: Timestamp, events: &[PaymentEvent]) {
+        let policy = Policy { events_create_orders: true, ..self.policy.clone() };
+        self.store.apply(&Work { arrivals: &arrivals(events), ..Work::new(&policy, &self.ids, now) }).await.unwrap();
+    }
+
+    #[must_use]
+    pub const fn is_postgres(&self) -> bool {
+        matches!(self.database, Database::Postgres(_))
     }
 
     /// # Panics
@@ -359,25 +370,6 @@ pub async fn a_review_is_decided_on_what_was_seen(bench: &Bench) {
     assert_eq!(decided.view.status, OrderStatus::Canceled);
 }
 
-/// Facts of one version that contradict each other: the PSP is asked soon, also where a look is planned for later or under
-/// way, and not again for what was asked about already.
-pub async fn a_doubt_has_the_psp_asked_once(bench: &Bench) {
-    let next = "SELECT count(*) FROM checks WHERE hint_seq = 1";
-    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999), refund("evt_2", "pi_1", "re_1", 1000)]).await;
-    assert_eq!(bench.count(next).await, 0);
-    let mut other = refund("evt_3", "pi_1", "re_1", 1500);
-    other.version = refund("evt_2", "pi_1", "re_1", 1000).version;
-    bench.apply(std::slice::from_ref(&other)).await;
-    assert_eq!(bench.count(next).await, 1, "the amounts of one refund differ");
-    let soon = NOW.plus(Duration::from_secs(2));
-    let due = bench.store.lease_checks(soon, LEASE, bench.ids.next(), 10).await.unwrap();
-    assert_eq!(due.iter().map(payment_id).collect::<Vec<_>>(), ["pi_1"]);
-    bench.store.finish_check(&due[0], None, "same").await.unwrap();
-    bench.apply(&[other]).await;
-    assert_eq!(bench.count(next).await, 1, "a duplicate asks nothing");
-    assert!(bench.store.lease_checks(soon, LEASE, bench.ids.next(), 10).await.unwrap().is_empty());
-}
-
 /// Tips: `over_capture_percent` of the account.
 pub async fn more_than_expected_is_paid_where_the_account_allows_it(bench: &Bench) {
     let rules = Rules { over_capture_percent: HashMap::from([(account(), 20)]) };
@@ -394,20 +386,12 @@ pub async fn more_than_expected_is_paid_where_the_account_allows_it(bench: &Benc
 /// Every process migrates at its start, and a deploy starts many.
 pub async fn many_start_at_once(bench: &Bench) {
     bench.execute("DROP TABLE meta").await;
-    for table in [
-        "events",
-        "bodies",
-        "orders",
-        "refs",
-        "parkings",
-        "transitions",
-        "checks",
-        "books",
-        "outbox",
-        "notices",
-        "actions",
-        "_sqlx_migrations",
-    ] {
+    let tables = if bench.is_postgres() {
+        "SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"
+    } else {
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    };
+    for table in bench.texts(tables).await {
         bench.execute(&format!("DROP TABLE {table}")).await;
     }
     let stores = join_all((0..6).map(|_| connect(&bench.url))).await;
@@ -782,97 +766,6 @@ pub async fn a_nul_inside_facts_is_kept(bench: &Bench) {
     bench.register(registration("order-1", Some("pi_1"), 4999)).await;
     let shown = bench.order("order-1").await.view.last_failure.unwrap();
     assert_eq!((shown.code, shown.message, shown.at), (says.code, says.message, NOW));
-}
-
-pub async fn a_lease_is_held_by_one(bench: &Bench) {
-    for n in 0..20 {
-        bench.apply(&[captured(&format!("evt_{n}"), &format!("pi_{n:02}"), (n > 0).then_some("order-1"), 1)]).await;
-    }
-    let early =
-        bench.store.lease_checks(NOW.plus(FIRST_LOOK).minus(Duration::from_millis(1)), LEASE, bench.ids.next(), 100).await;
-    assert_eq!(early.unwrap(), []);
-    let due = NOW.plus(FIRST_LOOK);
-    let lease = async |limit| {
-        let token = bench.ids.next();
-        let checks = bench.store.lease_checks(due, LEASE, token, limit).await.unwrap();
-        assert!(checks.iter().all(|check| check.lease_token == token));
-        checks
-    };
-    let (one, two) = tokio::join!(lease(8), lease(8));
-    let names = |checks: &[_]| -> BTreeSet<String> { checks.iter().map(payment_id).collect() };
-    assert!(names(&one).is_disjoint(&names(&two)), "{one:?} {two:?}");
-    let rest = lease(100).await;
-    let mut all = names(&one);
-    all.extend(names(&two));
-    all.extend(names(&rest));
-    assert_eq!((one.len() + two.len() + rest.len(), all.len()), (20, 20));
-    assert_eq!(lease(100).await, []);
-    for check in one.iter().chain(&two).chain(&rest) {
-        let known = check.payment_id != "pi_00";
-        assert_eq!(check.order_status.is_some(), known, "{check:?}");
-        assert_eq!((check.looks, check.hint_seq, &check.account), (0, 0, &account()));
-    }
-}
-
-pub async fn an_expired_lease_returns_and_its_holder_ends_nothing(bench: &Bench) {
-    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
-    let due = NOW.plus(FIRST_LOOK);
-    let lease = async |now| bench.store.lease_checks(now, LEASE, bench.ids.next(), 10).await.unwrap();
-    let lost = lease(due).await.remove(0);
-    assert_eq!(lost.order_status, Some(OrderStatus::Paid));
-    let expiry = due.plus(LEASE);
-    assert_eq!(lease(expiry.minus(Duration::from_millis(1))).await, []);
-    let held = lease(expiry).await.remove(0);
-    bench.store.finish_check(&lost, None, "too late").await.unwrap();
-    assert_eq!(
-        bench.count("SELECT count(*) FROM checks WHERE last_result IS NULL AND looks = 0 AND lease_token IS NOT NULL").await,
-        1
-    );
-
-    let next = expiry.plus(FIRST_LOOK);
-    bench.store.finish_check(&held, Some(next), "unchanged").await.unwrap();
-    assert_eq!(lease(next.minus(Duration::from_millis(1))).await, []);
-    let again = lease(next).await.remove(0);
-    assert_eq!(again.looks, 1);
-    bench.store.finish_check(&again, None, "done").await.unwrap();
-    assert_eq!(lease(next.plus(LEASE)).await, []);
-    assert_eq!(bench.texts("SELECT last_result FROM checks").await, ["done"]);
-}
-
-/// Any number of hints about a payment, known or not, is one outstanding question; one that comes during a look is not
-/// answered by it, and is not asked within two seconds of it.
-pub async fn a_hint_is_one_question_and_not_too_soon(bench: &Bench) {
-    bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999)]).await;
-    let hinted = BTreeSet::from([(account(), "pi_1".to_owned()), (account(), "pi_unheard".to_owned())]);
-    let lease = async |now| bench.store.lease_checks(now, LEASE, bench.ids.next(), 10).await.unwrap();
-    assert_eq!(lease(NOW).await, []);
-    for _ in 0..3 {
-        bench.store.ask_about(NOW, &hinted).await.unwrap();
-    }
-    let due = lease(NOW).await;
-    assert_eq!(due.iter().map(payment_id).collect::<Vec<_>>(), ["pi_1", "pi_unheard"]);
-    assert_eq!(due.iter().map(|check| check.hint_seq).collect::<Vec<_>>(), [3, 3]);
-    assert_eq!(due[1].order_status, None, "nothing is known of it yet");
-    // While the look at the first is under way.
-    bench.store.ask_about(NOW, &BTreeSet::from([(account(), "pi_1".to_owned())])).await.unwrap();
-    for check in &due {
-        bench.store.finish_check(check, None, "same").await.unwrap();
-    }
-    let soon = NOW.plus(Duration::from_secs(2));
-    assert_eq!(lease(soon.minus(Duration::from_millis(1))).await, []);
-    let again = lease(soon).await;
-    assert_eq!(again.iter().map(|check| (payment_id(check), check.hint_seq)).collect::<Vec<_>>(), [("pi_1".to_owned(), 4)]);
-    bench.store.finish_check(&again[0], None, "done").await.unwrap();
-    assert_eq!(lease(soon.plus(LEASE)).await, []);
-}
-
-pub async fn a_first_look_is_planned_once(bench: &Bench) {
-    bench.apply(&[state("evt_1", "pi_1", None, PaymentState::Pending)]).await;
-    bench.execute("UPDATE checks SET next_check_at = NULL").await;
-    bench.apply(&[captured("evt_2", "pi_1", Some("order-1"), 4999)]).await;
-    bench.register(registration("order-1", Some("pi_1"), 4999)).await;
-    assert_eq!(bench.count("SELECT count(*) FROM checks WHERE next_check_at IS NULL").await, 1);
-    assert_eq!(bench.count("SELECT count(*) FROM checks").await, 1);
 }
 
 /// An order with so many changes that each of the destinations is to be told.
@@ -1338,10 +1231,6 @@ pub fn body(bytes: &[u8]) -> Body {
         headers: vec![("x-two".to_owned(), "2".to_owned()), ("x-one".to_owned(), "a \0 \" b".to_owned())],
         bytes: Bytes::copy_from_slice(bytes),
     }
-}
-
-fn payment_id(check: &paybell_worker::store::DueCheck) -> String {
-    check.payment_id.clone()
 }
 
 /// By id, duplicates first.
