@@ -27,7 +27,7 @@ use super::stories::Stories;
 use super::{Size, line, rate};
 use crate::servers::Postgres;
 use crate::shop::configuration;
-use crate::worker::{accounts, context, delivery};
+use crate::worker::{accounts, context, delivery, key_of};
 
 const SEED: u64 = 20_260_921;
 /// As `[limits]` has it unless it is set.
@@ -89,18 +89,19 @@ pub async fn run(size: Size, metrics: &PrometheusHandle) -> anyhow::Result<Repor
 
     let mut yardsticks = Vec::new();
     for books in [true, false] {
-        let url = prepared(&postgres, &registrations).await?;
+        let url = prepared(&postgres, &account, &registrations).await?;
         yardsticks.push((url, books, Duration::ZERO));
     }
-    let url = prepared(&postgres, &registrations).await?;
+    let url = prepared(&postgres, &account, &registrations).await?;
     let context = Arc::new(context_of(&url, vec![Arc::clone(&account)]).await?);
+    let habits = context.policy.asking[&key_of(&account)];
     let (before, mut sampled, mut spent) = (stages(metrics), 0, Duration::ZERO);
     for turn in messages.chunks(events.div_ceil(TURNS)) {
         let sample = sample_of(turn);
         sampled += sample.len();
         for (url, books, spent) in &mut yardsticks {
             let (account, messages, destination) = (Arc::clone(&account), sample.to_vec(), DESTINATION.to_owned());
-            *spent += one_by_one::measure(url, one_by_one::Work { account, messages, destination, books: *books }).await?;
+            *spent += one_by_one::measure(url, one_by_one::Work { account, messages, destination, habits, books: *books }).await?;
         }
         spent += drain(Arc::clone(&context), turn).await?;
     }
@@ -133,7 +134,7 @@ async fn check_yardstick(
     yardstick: &str,
     sample: Vec<Message>,
 ) -> anyhow::Result<()> {
-    let url = prepared(postgres, registrations).await?;
+    let url = prepared(postgres, account, registrations).await?;
     drain(Arc::new(context_of(&url, vec![Arc::clone(account)]).await?), &sample).await?;
     for sql in SAME {
         let (here, there) = (answer(&url, sql).await?, answer(yardstick, sql).await?);
@@ -157,9 +158,9 @@ async fn answer(url: &str, sql: &'static str) -> anyhow::Result<String> {
 }
 
 /// A database in which the orders are registered, at rest.
-async fn prepared(postgres: &Postgres, registrations: &[Registration]) -> anyhow::Result<String> {
+async fn prepared(postgres: &Postgres, account: &Arc<Account>, registrations: &[Registration]) -> anyhow::Result<String> {
     let url = postgres.database().await;
-    let context = context_of(&url, Vec::new()).await?;
+    let context = context_of(&url, vec![Arc::clone(account)]).await?;
     for registrations in registrations.chunks(REGISTERED_AT_ONCE) {
         context.store.apply(&Work { registrations, ..context.work() }).await?;
     }

@@ -16,6 +16,7 @@ use paybell_shared::queue::Message;
 use paybell_worker::apply::references;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
 use paybell_worker::order::{Registers, Rules, View};
+use paybell_worker::schedule::{self, Habits};
 use paybell_worker::store::ReferenceKey;
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgConnectOptions;
@@ -23,6 +24,8 @@ use sqlx::types::Uuid;
 use sqlx::types::time::OffsetDateTime;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, Row as _};
 use tokio::task::JoinSet;
+
+use crate::worker::key_of;
 
 pub const CONNECTIONS: usize = 8;
 
@@ -52,8 +55,15 @@ const REFERENCES: &str = "\
     SELECT psp, account, kind, value, $5
     FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) AS w(psp, account, kind, value)
     ON CONFLICT DO NOTHING";
-const FIRST_LOOK: &str = "\
-    INSERT INTO checks (psp, account, payment_id, next_check_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
+const STAND: &str = "\
+    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, standing, standing_since, first_seen_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $6)
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        standing = excluded.standing,
+        standing_since = excluded.standing_since,
+        next_check_at = CASE
+            WHEN c.hint_seq > c.answered_seq THEN LEAST(c.next_check_at, excluded.next_check_at)
+            ELSE excluded.next_check_at END";
 const LOOK_NOW: &str = "\
     INSERT INTO checks AS c (psp, account, payment_id, next_check_at, hint_seq) VALUES ($1, $2, $3, $4, 1)
     ON CONFLICT (psp, account, payment_id) DO UPDATE SET
@@ -72,6 +82,7 @@ pub struct Work {
     pub account: Arc<Account>,
     pub messages: Vec<Message>,
     pub destination: String,
+    pub habits: Habits,
     /// Whether it keeps the books too. All of its transactions meet at their few rows, and so commit one after the other.
     pub books: bool,
 }
@@ -115,7 +126,8 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
     let received_at = OffsetDateTime::from(row.received_at);
     let (psp, account) = (&*row.key.psp, &*row.key.account);
     let mut transaction = connection.begin().await?;
-    let mut order = None;
+    let key = key_of(&work.account);
+    let (mut order, mut moved) = (None, None);
     let (mut facts, mut foreign, mut reason, mut outcome) = (None, false, None, Outcome::Ignored);
     match &row.content {
         Content::Fact { event, foreign_mode } => {
@@ -123,7 +135,10 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
             let locked = lock.fetch_one(&mut *transaction).await?;
             let mut registers: Registers = serde_json::from_str(locked.try_get("registers")?)?;
             let before: View = serde_json::from_str(locked.try_get("view")?)?;
+            let stood = registers.standing(&key, &event.payment_id);
             let added = registers.join(event, *foreign_mode);
+            let stands = registers.standing(&key, &event.payment_id);
+            moved = stands.filter(|stands| Some(*stands) != stood);
             outcome = if added { Outcome::Applied } else { Outcome::Superseded };
             (facts, foreign) = (Some(serde_json::to_string(event)?), *foreign_mode);
             let view = registers.view(&Rules::default());
@@ -133,11 +148,11 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
         Content::Ignored { reason: why } | Content::Quarantined { reason: why, .. } => reason = Some(why),
     }
     let body_id = Uuid::from_u128(rand::random());
-    let key = sqlx::query(KEY).bind(psp).bind(account).bind(&row.key.event_id).bind(&row.event_type).bind(facts).bind(foreign);
-    let key = key.bind(&row.facts_sha256[..]).bind(i64::from(row.mapping_version)).bind(outcome.as_str()).bind(reason);
-    let key = key.bind(order.as_ref().map(|(id, ..)| id)).bind(body_id).bind(received_at).bind(now);
-    let key = key.bind(body.map(|body| &*body.secret_name)).bind(order.as_ref().map(|(.., version, _)| *version));
-    if key.execute(&mut *transaction).await?.rows_affected() == 0 {
+    let insert = sqlx::query(KEY).bind(psp).bind(account).bind(&row.key.event_id).bind(&row.event_type).bind(facts).bind(foreign);
+    let insert = insert.bind(&row.facts_sha256[..]).bind(i64::from(row.mapping_version)).bind(outcome.as_str()).bind(reason);
+    let insert = insert.bind(order.as_ref().map(|(id, ..)| id)).bind(body_id).bind(received_at).bind(now);
+    let insert = insert.bind(body.map(|body| &*body.secret_name)).bind(order.as_ref().map(|(.., version, _)| *version));
+    if insert.execute(&mut *transaction).await?.rows_affected() == 0 {
         transaction.rollback().await?;
         return Ok(());
     }
@@ -166,12 +181,15 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
         let insert = sqlx::query(REFERENCES).bind(column(|key| &key.psp)).bind(column(|key| &key.account));
         let insert = insert.bind(column(|key| key.kind.as_str())).bind(column(|key| &key.value)).bind(id);
         insert.execute(&mut *transaction).await?;
-        let (sql, delay) = if *added && !registers.in_doubt().is_empty() {
-            (LOOK_NOW, DOUBT_DELAY)
-        } else {
-            (FIRST_LOOK, work.account.psp.profile().usual_delay)
-        };
-        sqlx::query(sql).bind(psp).bind(account).bind(&event.payment_id).bind(now + delay).execute(&mut *transaction).await?;
+        if let Some(standing) = moved {
+            let next = schedule::first_look(Some(standing), work.habits, now.into()).map(OffsetDateTime::from);
+            let check = sqlx::query(STAND).bind(psp).bind(account).bind(&event.payment_id).bind(next).bind(standing.as_str());
+            check.bind(now).execute(&mut *transaction).await?;
+        }
+        if *added && !registers.in_doubt().is_empty() {
+            let check = sqlx::query(LOOK_NOW).bind(psp).bind(account).bind(&event.payment_id).bind(now + DOUBT_DELAY);
+            check.execute(&mut *transaction).await?;
+        }
     }
     if work.books {
         let line = sqlx::query(BOOKS).bind(psp).bind(account).bind(received_at).bind(outcome.as_str());

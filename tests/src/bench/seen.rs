@@ -31,7 +31,8 @@ const ACKNOWLEDGED_AT_ONCE: usize = 256;
 const IN_FLIGHT: usize = 256;
 /// For one delivery that does not come; the whole would hang.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// How often the worker's metrics are read: it pays for them, too.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Odd, for the median; yardstick and subject take turns.
 const RUNS: usize = 3;
 
