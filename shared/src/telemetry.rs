@@ -56,8 +56,18 @@ pub const SEEN_REQUESTS_TOTAL: &str = "paybell_seen_requests_total";
 pub const HINTS_TOTAL: &str = "paybell_hints_total";
 /// Access tokens that were asked for, by [`PSP`] and [`OUTCOME`]: ok or failed.
 pub const ACCESS_TOKENS_TOTAL: &str = "paybell_access_tokens_total";
-/// Payments asked about, by [`PSP`] and [`OUTCOME`]: changed, same or failed.
+/// Payments asked about, by [`PSP`] and [`OUTCOME`]: changed, same, missing (the PSP does not know it) or failed.
 pub const RECONCILE_LOOKS_TOTAL: &str = "paybell_reconcile_looks_total";
+/// Payments whose look is due, by [`PSP`] and [`ACCOUNT`]; counted up to 100,000.
+pub const RECONCILE_DUE: &str = "paybell_reconcile_due";
+/// Since when the first of them is due, by [`PSP`] and [`ACCOUNT`]; 0: none is.
+pub const RECONCILE_OLDEST_SECONDS: &str = "paybell_reconcile_oldest_seconds";
+/// How long it takes to ask about all that are due at the account's rate, by [`PSP`] and [`ACCOUNT`].
+pub const RECONCILE_ETA_SECONDS: &str = "paybell_reconcile_eta_seconds";
+/// 1 while a PSP that does not answer is left alone but for single probes, by [`PSP`] and [`ACCOUNT`].
+pub const PSP_CIRCUIT_OPEN: &str = "paybell_psp_circuit_open";
+/// 1 while a PSP refuses our credentials, by [`PSP`] and [`ACCOUNT`].
+pub const PSP_CREDENTIALS_REFUSED: &str = "paybell_psp_credentials_refused";
 
 /// Bodies of webhooks that were deleted one by one for their age; those in a dropped partition are not counted.
 pub const BODIES_DELETED_TOTAL: &str = "paybell_bodies_deleted_total";
@@ -160,7 +170,12 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_counter!(SEEN_REQUESTS_TOTAL, "Requests to Redis by outcome: ok, failed, or skipped while it is left alone.");
     describe_counter!(BODIES_DELETED_TOTAL, "Bodies that were deleted one by one for their age.");
     describe_counter!(BODY_PARTITIONS_TOTAL, "Partitions of bodies, by outcome: made or dropped.");
-    describe_counter!(RECONCILE_LOOKS_TOTAL, "Payments asked about, by PSP and outcome: changed, same or failed.");
+    describe_counter!(RECONCILE_LOOKS_TOTAL, "Payments asked about, by PSP and outcome: changed, same, missing or failed.");
+    describe_gauge!(RECONCILE_DUE, "Payments whose look is due; counted up to 100,000.");
+    describe_gauge!(RECONCILE_OLDEST_SECONDS, Unit::Seconds, "Since when the first of the due payments is due.");
+    describe_gauge!(RECONCILE_ETA_SECONDS, Unit::Seconds, "How long it takes to ask about all that are due.");
+    describe_gauge!(PSP_CIRCUIT_OPEN, "1 while a PSP that does not answer is left alone but for single probes.");
+    describe_gauge!(PSP_CREDENTIALS_REFUSED, "1 while a PSP refuses our credentials.");
     describe_gauge!(OUTBOX_WAITING, "Changes of orders that are still to be told.");
     describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "The age of the oldest change that is still to be told.");
     describe_counter!(NOTICES_TOTAL, "Attempts to tell of a change, by outcome: told, failed or given_up.");

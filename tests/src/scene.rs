@@ -77,7 +77,8 @@ async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
         Some(Instead { status, retry_after, body }) => {
             let status = StatusCode::from_u16(status).unwrap();
             let headers = retry_after.map(|text| [(header::RETRY_AFTER, text)]);
-            headers.map_or_else(|| (status, body.clone()).into_response(), |headers| (status, headers, body.clone()).into_response())
+            headers
+                .map_or_else(|| (status, body.clone()).into_response(), |headers| (status, headers, body.clone()).into_response())
         }
         None => next.run(request).await,
     };

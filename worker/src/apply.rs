@@ -27,9 +27,9 @@ use crate::inbox::{Content, InboxRow, Outcome};
 use crate::order::{self, AccountKey, Registers};
 use crate::schedule;
 use crate::store::{
-    ActionKind, ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite, Plan,
-    ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Transition, Wanted,
-    WokenEvent, Work,
+    ActionKind, ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite,
+    Plan, ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Transition,
+    Wanted, WokenEvent, Work,
 };
 
 const HOUR_MS: i64 = 3_600_000;
@@ -134,6 +134,9 @@ struct Planner<'a> {
     /// In the order of the work; `None`: decided.
     reviewed: Vec<Option<Reviewed>>,
     unplaced: HashSet<(AccountKey, String)>,
+    /// Places of answers that left everything as it was: a payment is asked about for months, and each time the same is no
+    /// event. As a duplicate, it is counted and not kept.
+    idle: BTreeSet<usize>,
 }
 
 impl<'a> Planner<'a> {
@@ -151,6 +154,7 @@ impl<'a> Planner<'a> {
             refused: Vec::new(),
             reviewed: Vec::new(),
             unplaced: HashSet::new(),
+            idle: BTreeSet::new(),
         }
     }
 
@@ -344,7 +348,15 @@ impl<'a> Planner<'a> {
 
     fn join(&mut self, seeker: &Seeker<'a>, order_id: &str) {
         let key = &seeker.event.key;
-        let added = self.order_mut(order_id).join(seeker.event, seeker.foreign_mode);
+        let before = self.if_idle(seeker);
+        let order = self.order_mut(order_id);
+        let before = before.then(|| order.clone());
+        let added = order.join(seeker.event, seeker.foreign_mode);
+        if before.is_some_and(|before| before == *order)
+            && let Origin::New(index) = seeker.origin
+        {
+            self.idle.insert(index);
+        }
         let outcome = if added { Outcome::Applied } else { Outcome::Superseded };
         for reference in references(seeker.event) {
             self.links.entry(reference).or_insert_with(|| order_id.to_owned());
@@ -362,6 +374,11 @@ impl<'a> Planner<'a> {
                 self.book(&account_of(key), seeker.received_at, outcome, 1);
             }
         }
+    }
+
+    /// An answer that may say nothing new: all its names lead somewhere already.
+    fn if_idle(&self, seeker: &Seeker<'a>) -> bool {
+        seeker.event.is_answer() && references(seeker.event).all(|reference| self.leads_to(&reference).is_some())
     }
 
     fn target(&self, event: &PaymentEvent) -> Target {
@@ -469,6 +486,15 @@ impl<'a> Planner<'a> {
         if !self.more.is_empty() {
             return Decision::ReadMore(self.more);
         }
+        let mut place = 0..;
+        let (idle, known) = (&self.idle, &mut self.plan.applied.events);
+        self.plan.events.retain(|write| {
+            let is_idle = place.next().is_some_and(|place| idle.contains(&place));
+            if is_idle {
+                known.push((write.row.key.clone(), None));
+            }
+            !is_idle
+        });
         for index in 0..self.plan.events.len() {
             let write = &self.plan.events[index];
             let (account, received_at, outcome) = (account_of(&write.row.key), write.row.received_at, write.outcome);

@@ -60,9 +60,13 @@ impl AskingError {
             },
             Self::Transport(_) | Self::Access(AccessError::Transport(_)) | Self::Slow(_) => Manner::Failed { retry_after: None },
             // Nothing was asked, or the account has nothing to do with it.
-            Self::Ask(_) | Self::Access(_) | Self::Endless(_) | Self::Loop | Self::Future { .. } | Self::NoAccount | Self::Panicked => {
-                Manner::Answered
-            }
+            Self::Ask(_)
+            | Self::Access(_)
+            | Self::Endless(_)
+            | Self::Loop
+            | Self::Future { .. }
+            | Self::NoAccount
+            | Self::Panicked => Manner::Answered,
         }
     }
 }

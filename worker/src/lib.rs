@@ -3,7 +3,8 @@
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
 //! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
-//! Beside it: [`reconcile`] asks the PSP through [`transport`], with tokens that `access` keeps; [`api`] is the shop's door; [`replay`] translates kept
+//! Beside it: [`reconcile`] asks PSPs about payments, when the [`schedule`] says so and as much as is good [`manners`], by
+//! [`asking`] through [`transport`] with tokens that `access` keeps; [`api`] is the shop's door; [`replay`] translates kept
 //! webhooks again; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`]
 //! counts who waits too long; [`retention`] drops what is old; [`pulse`] says whether the database is there; [`pace`] where a
 //! batch's time goes; [`ids`] makes random ids.
@@ -170,6 +171,7 @@ impl Parts {
             let reconciler = Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
             shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));
             shutdown.spawn("reconcile", reconcile::run(reconciler, shutdown.clone()));
+            shutdown.spawn("due", reconcile::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("retention", retention::run(Arc::clone(&context), self.keep_bodies, shutdown.clone()));
             let exchange = queue.exchange().map(|broker| broker.orders_publisher(shutdown));
             let exchange = exchange.map(|publisher| Relay::to_exchange(Arc::clone(&context), publisher));

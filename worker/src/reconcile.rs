@@ -19,7 +19,10 @@ use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{CaptureState, Fact, FactVersion, PaymentEvent, PaymentState};
 use paybell_shared::psp::{Account, Asked, ReadError, Unread};
 use paybell_shared::shutdown::Shutdown;
-use paybell_shared::telemetry::{OUTCOME, PSP, RECONCILE_LOOKS_TOTAL};
+use paybell_shared::telemetry::{
+    ACCOUNT, OUTCOME, PSP, PSP_CIRCUIT_OPEN, PSP_CREDENTIALS_REFUSED, RECONCILE_DUE, RECONCILE_ETA_SECONDS,
+    RECONCILE_LOOKS_TOTAL, RECONCILE_OLDEST_SECONDS,
+};
 use tokio::time::timeout;
 
 use crate::asking::{Asker, AskingError};
@@ -28,7 +31,7 @@ use crate::inbox::Arrival;
 use crate::manners::{Ended, News};
 use crate::order::AccountKey;
 use crate::schedule::{self, After, Habits};
-use crate::store::{DueCheck, Lease, Looked, Said, StoreError, Work};
+use crate::store::{Due, DueCheck, Lease, Looked, Said, StoreError, Work};
 use crate::transport::PspTransport;
 
 /// So long nobody else asks about a payment. A look that outlasts it changes nothing.
@@ -40,6 +43,8 @@ const LOOK_MAX: Duration = Duration::from_mins(4);
 const PAGES_MAX: usize = 32;
 /// How long to wait if nothing is due, or nobody may be asked.
 const IDLE: Duration = Duration::from_secs(1);
+/// Between two counts of what is due.
+const WATCH_PERIOD: Duration = Duration::from_secs(30);
 /// So far ahead of our clock an answer may be: clocks differ. What is later would stand above every later fact.
 const AHEAD_MAX: Duration = Duration::from_mins(5);
 
@@ -110,6 +115,39 @@ pub async fn run(reconciler: Reconciler, shutdown: Shutdown) -> anyhow::Result<(
         else => shutdown.stopping().await,
     }
     Ok(())
+}
+
+/// Counts what is due at every account, until the stop. Every worker does, and says the same.
+///
+/// # Errors
+/// None: while the database is away, the last count stands.
+pub async fn watch(context: Arc<Context>, shutdown: Shutdown) -> anyhow::Result<()> {
+    let accounts: Vec<&AccountKey> = context.policy.asking.keys().collect();
+    loop {
+        let now = context.clock.now();
+        match context.store.due(now, &accounts).await {
+            Ok(due) => due.iter().for_each(|due| show(&context, due, now)),
+            // The pulse says so.
+            Err(error) => tracing::debug!(error = format!("{:#}", anyhow::Error::new(error)), "due payments are not counted"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_PERIOD) => {}
+            () = shutdown.stopping() => return Ok(()),
+        }
+    }
+}
+
+fn show(context: &Context, due: &Due, now: Timestamp) {
+    let Due { account: key, payments, since, manners } = due;
+    let per_second = context.accounts.get(key).map_or(1, |account| account.psp.profile().asks_per_second.max(1));
+    let set = |name: &'static str, value: f64| {
+        metrics::gauge!(name, PSP => Arc::clone(&key.psp), ACCOUNT => Arc::clone(&key.account)).set(value);
+    };
+    set(RECONCILE_DUE, f64::from(*payments));
+    set(RECONCILE_OLDEST_SECONDS, since.map_or(0.0, |since| now.since(since).as_secs_f64()));
+    set(RECONCILE_ETA_SECONDS, f64::from(*payments) / f64::from(per_second));
+    set(PSP_CIRCUIT_OPEN, f64::from(u8::from(manners.is_open())));
+    set(PSP_CREDENTIALS_REFUSED, f64::from(u8::from(manners.refused_since().is_some())));
 }
 
 async fn run_account(reconciler: &Reconciler, key: &AccountKey, account: &Account, habits: Habits) {
@@ -201,7 +239,13 @@ async fn look(reconciler: &Reconciler, account: &Account, habits: Habits, check:
             }
         }
         Err(AskingError::Read(ReadError::NotFound)) => {
-            tracing::warn!(event = "payment.polled", psp, account = account_name, payment_id, "the PSP does not know the payment");
+            tracing::warn!(
+                event = "payment.polled",
+                psp,
+                account = account_name,
+                payment_id,
+                "the PSP does not know the payment"
+            );
             (Outcome::Missing, Said::Unknown)
         }
         Err(error) => {
@@ -232,7 +276,9 @@ pub(crate) fn report(account: &AccountKey, news: Option<News>) {
     let (psp, account) = (&*account.psp, &*account.account);
     match news {
         None => {}
-        Some(News::CircuitOpened) => tracing::error!(event = "psp.silent", psp, account, "the PSP does not answer: it is left alone"),
+        Some(News::CircuitOpened) => {
+            tracing::error!(event = "psp.silent", psp, account, "the PSP does not answer: it is left alone")
+        }
         Some(News::CredentialsRefused) => {
             tracing::error!(event = "psp.refused", psp, account, "the PSP refuses our credentials: see api_key of this account");
         }

@@ -101,7 +101,8 @@ pub async fn run(size: Size, metrics: &PrometheusHandle) -> anyhow::Result<Repor
         sampled += sample.len();
         for (url, books, spent) in &mut yardsticks {
             let (account, messages, destination) = (Arc::clone(&account), sample.to_vec(), DESTINATION.to_owned());
-            *spent += one_by_one::measure(url, one_by_one::Work { account, messages, destination, habits, books: *books }).await?;
+            *spent +=
+                one_by_one::measure(url, one_by_one::Work { account, messages, destination, habits, books: *books }).await?;
         }
         spent += drain(Arc::clone(&context), turn).await?;
     }

@@ -220,7 +220,8 @@ pub async fn what_looks_heard_is_kept(bench: &Bench) {
         let next = at.plus(FIRST_LOOK);
         finish(bench, &check, Looked { said, ..looked(at, Some(next)) }).await;
         let text = |column: &str| {
-            let seconds = if bench.is_postgres() { format!("extract(epoch FROM {column})::bigint") } else { format!("{column} / 1000") };
+            let seconds =
+                if bench.is_postgres() { format!("extract(epoch FROM {column})::bigint") } else { format!("{column} / 1000") };
             format!("coalesce(cast({seconds} AS text), '-')")
         };
         let columns = ["answered_at", "denied_at", "denied_before_at", "missing_since", "unanswered_since"].map(text);

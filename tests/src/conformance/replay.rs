@@ -132,7 +132,12 @@ const fn profile(mapping_version: u32) -> Profile {
         asks_per_second: 1,
         mapping_version,
         schemes: SCHEMES,
-        can: paybell_shared::psp::Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
+        can: paybell_shared::psp::Abilities {
+            payment_status: false,
+            event_list: false,
+            late_changes: false,
+            endpoint_list: false,
+        },
         sources: &[],
     }
 }

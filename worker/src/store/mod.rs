@@ -118,8 +118,13 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The database does not answer: the conversation counts as under way until its lease ends.
-    async fn end_asking(&self, account: &AccountKey, now: Timestamp, token: Uuid, ended: Ended)
-    -> Result<Option<News>, StoreError>;
+    async fn end_asking(
+        &self,
+        account: &AccountKey,
+        now: Timestamp,
+        token: Uuid,
+        ended: Ended,
+    ) -> Result<Option<News>, StoreError>;
 
     /// How many payments of each account are due, counted up to [`DUE_COUNTED_MAX`], and since when the first of them is.
     ///

@@ -329,4 +329,3 @@ pub(super) const fn said(said: Said) -> &'static str {
         Said::Nothing => "nothing",
     }
 }
-

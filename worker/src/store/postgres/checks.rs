@@ -107,11 +107,7 @@ pub(super) async fn lease(
     Ok(LeasedChecks { checks, not_before: None })
 }
 
-pub(super) async fn finish(
-    connection: &mut PgConnection,
-    check: &DueCheck,
-    looked: &Looked,
-) -> Result<Option<News>, StoreError> {
+pub(super) async fn finish(connection: &mut PgConnection, check: &DueCheck, looked: &Looked) -> Result<Option<News>, StoreError> {
     let mut transaction = connection.begin().await.map_err(classify)?;
     sqlx::query(FINISH)
         .bind(&*check.account.psp)
@@ -162,11 +158,7 @@ pub(super) async fn end_asking(
     Ok(news)
 }
 
-pub(super) async fn due(
-    connection: &mut PgConnection,
-    now: Timestamp,
-    accounts: &[&AccountKey],
-) -> Result<Vec<Due>, StoreError> {
+pub(super) async fn due(connection: &mut PgConnection, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
     let mut all = Vec::with_capacity(accounts.len());
     for account in accounts {
         let row = sqlx::query(
@@ -178,7 +170,8 @@ pub(super) async fn due(
         let row = row.bind(&*account.account).bind(&*account.psp).bind(OffsetDateTime::from(now));
         let row = row.bind(i64::from(DUE_COUNTED_MAX)).fetch_one(&mut *connection).await.map_err(classify)?;
         let payments: i64 = row.try_get("payments").map_err(classify)?;
-        let manners = sqlx::query_scalar::<_, Option<String>>("SELECT manners::text FROM accounts WHERE psp = $1 AND account = $2");
+        let manners =
+            sqlx::query_scalar::<_, Option<String>>("SELECT manners::text FROM accounts WHERE psp = $1 AND account = $2");
         let manners = manners.bind(&*account.psp).bind(&*account.account);
         let manners = manners.fetch_optional(&mut *connection).await.map_err(classify)?.flatten();
         all.push(Due {
@@ -219,11 +212,7 @@ async fn lock_manners(transaction: &mut PgTransaction<'_>, account: &AccountKey)
     rows::manners(locked(transaction).await?.flatten().as_deref(), account)
 }
 
-async fn write_manners(
-    transaction: &mut PgTransaction<'_>,
-    account: &AccountKey,
-    manners: &Manners,
-) -> Result<(), StoreError> {
+async fn write_manners(transaction: &mut PgTransaction<'_>, account: &AccountKey, manners: &Manners) -> Result<(), StoreError> {
     let write = sqlx::query("UPDATE accounts SET manners = $3::json WHERE psp = $1 AND account = $2");
     let write = write.bind(&*account.psp).bind(&*account.account).bind(rows::to_json(manners)?);
     write.execute(&mut **transaction).await.map_err(classify)?;

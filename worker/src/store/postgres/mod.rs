@@ -33,9 +33,9 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice,
-    NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody,
-    StoredOrder, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease,
+    LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Scope, Selection,
+    Store, StoreError, StoredBody, StoredOrder, Work,
 };
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};

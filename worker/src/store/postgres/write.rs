@@ -14,8 +14,8 @@ use crate::order::OrderStatus;
 use crate::pace::Pace;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
-    ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent, StoreError,
-    WokenEvent,
+    ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, EventWrite, OrderWrite, Plan, ReferenceKey, ReplacedEvent,
+    StoreError, WokenEvent,
 };
 
 const COPY_BODIES: &str = "\

@@ -28,9 +28,9 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment,
-    Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Rest, Scope, Selection, Store, StoreError,
-    StoredBody, StoredOrder, WAKING_MAX, Wanted, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease,
+    LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Rest, Scope,
+    Selection, Store, StoreError, StoredBody, StoredOrder, WAKING_MAX, Wanted, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::manners::{Ended, Leave, News};
