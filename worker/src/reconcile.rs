@@ -277,7 +277,7 @@ pub(crate) fn report(account: &AccountKey, news: Option<News>) {
     match news {
         None => {}
         Some(News::CircuitOpened) => {
-            tracing::error!(event = "psp.silent", psp, account, "the PSP does not answer: it is left alone")
+            tracing::error!(event = "psp.silent", psp, account, "the PSP does not answer: it is left alone");
         }
         Some(News::CredentialsRefused) => {
             tracing::error!(event = "psp.refused", psp, account, "the PSP refuses our credentials: see api_key of this account");
@@ -365,9 +365,12 @@ async fn apply(reconciler: &Reconciler, account: &Account, check: &DueCheck, tol
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::path::PathBuf;
 
     use async_trait::async_trait;
+    use bytes::Bytes;
+    use http::{Request, Response};
     use paybell_shared::clock::ManualClock;
     use paybell_shared::event::Mode;
     use paybell_shared::psp::{self, Api, Keys};
@@ -380,6 +383,7 @@ mod tests {
     use crate::ids::Ids;
     use crate::seen::memory::Memory;
     use crate::store::{self, Policy, Store};
+    use crate::transport::TransportError;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_790_000_000);
 
@@ -448,6 +452,7 @@ mod tests {
             order_reference: None,
             capture: psp::Capture::default(),
         };
+        let habits = Habits { usual_delay: Duration::from_mins(1), lists_late_changes: false };
         let context = Context {
             store: Arc::clone(&due.store),
             seen: Arc::new(Memory::default()),
@@ -455,7 +460,7 @@ mod tests {
             clock: Arc::new(ManualClock::at(NOW)),
             ids: Ids::seeded(1),
             epoch: Uuid::nil(),
-            policy: Policy { events_create_orders: true, ..Policy::default() },
+            policy: Policy { events_create_orders: true, asking: HashMap::from([(stripe(), habits)]), ..Policy::default() },
         };
         let transport = Arc::new(Stripe { silent, asked: Notify::new() });
         (Reconciler::new(Arc::new(context), Arc::clone(&transport) as Arc<dyn PspTransport>), transport)

@@ -1,5 +1,7 @@
 //! What is due to be asked, and how much an account may be: what both backends promise.
 
+#![expect(clippy::missing_panics_doc, reason = "a behaviour panics where it is missed: that is the test")]
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

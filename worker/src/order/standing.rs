@@ -62,12 +62,12 @@ impl Registers {
 
 impl PaymentRegisters {
     fn standing(&self) -> Standing {
-        let captures = self.captures.values().map(History::latest);
-        let refunds = self.refunds.values().map(|refund| refund.history.latest());
-        let disputes = self.disputes.values().map(History::latest);
-        let is_moving = captures.map(|capture| capture.state == CaptureState::Pending).any(|moves| moves)
-            || refunds.map(|refund| refund.state == RefundState::Pending).any(|moves| moves)
-            || disputes.map(|dispute| matches!(dispute.state, DisputeState::Inquiry | DisputeState::Open)).any(|moves| moves);
+        let mut captures = self.captures.values().map(History::latest);
+        let mut refunds = self.refunds.values().map(|refund| refund.history.latest());
+        let mut disputes = self.disputes.values().map(History::latest);
+        let is_moving = captures.any(|capture| capture.state == CaptureState::Pending)
+            || refunds.any(|refund| refund.state == RefundState::Pending)
+            || disputes.any(|dispute| matches!(dispute.state, DisputeState::Inquiry | DisputeState::Open));
         let has_money = self.amounts().is_some_and(|(captured, _)| captured > 0);
         match self.state() {
             _ if is_moving => Standing::Moving,

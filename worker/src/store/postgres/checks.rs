@@ -137,12 +137,12 @@ pub(super) async fn begin_asking(
 ) -> Result<Leave, StoreError> {
     let mut transaction = connection.begin().await.map_err(classify)?;
     let mut manners = lock_manners(&mut transaction, account).await?;
-    let leave = manners.begin(lease.now, lease.per_second, wanted, lease.token, lease.until);
-    if let Leave::Go(_) = leave {
+    let granted = manners.begin(lease.now, lease.per_second, wanted, lease.token, lease.until);
+    if let Leave::Go(_) = granted {
         write_manners(&mut transaction, account, &manners).await?;
         transaction.commit().await.map_err(classify)?;
     }
-    Ok(leave)
+    Ok(granted)
 }
 
 pub(super) async fn end_asking(
