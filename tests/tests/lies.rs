@@ -85,7 +85,7 @@ async fn retry_after_is_kept_however_odd() {
         scene.answers(None);
         // Whoever asks now is the shop's hint, which does not wait for the schedule.
         scene.bench.execute("UPDATE checks SET next_check_at = 0").await;
-        scene.clock.advance(Duration::from_secs(pause_s) - Duration::from_millis(1));
+        scene.clock.advance(Duration::from_secs(pause_s).saturating_sub(Duration::from_millis(1)));
         assert_eq!(step(&reconciler).await.unwrap().asked, 0, "{said:?}");
         scene.clock.advance(Duration::from_millis(1));
         assert_eq!(scene.requests(), 1, "{said:?}");
