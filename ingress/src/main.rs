@@ -10,6 +10,10 @@ use paybell_shared::config::Config;
 use paybell_shared::shutdown::Shutdown;
 use paybell_shared::{ops, queue, serve, telemetry};
 
+/// A worker's time is a fifth allocation: of the many small texts that JSON is made of.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Receives payment webhooks, verifies them, puts them on the queue and acknowledges them.
 ///
 /// PSPs call `POST /webhooks/{psp}[/{account}]`. A 2xx means that the webhook is durable; 503 means: send it again.

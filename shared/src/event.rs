@@ -2,6 +2,7 @@
 //!
 //! An adapter translates; [`Fact`]s then merge into an order (`worker/src/order.rs`), whatever their order of arrival.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,11 +13,32 @@ use crate::clock::Timestamp;
 use crate::money::Money;
 
 /// The idempotency key: at most one effect each, for ever.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct EventKey {
     pub psp: Arc<str>,
     pub account: Arc<str>,
     pub event_id: String,
+}
+
+impl Ord for EventKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare_shared(&self.psp, &other.psp)
+            .then_with(|| compare_shared(&self.account, &other.account))
+            .then_with(|| self.event_id.cmp(&other.event_id))
+    }
+}
+
+impl PartialOrd for EventKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The order of texts that are mostly one and the same: PSP and account of all that is sorted together. Comparing them by
+/// their bytes, for each comparison of two keys, was a twelfth of the worker's own time under load.
+#[must_use]
+pub fn compare_shared(one: &Arc<str>, other: &Arc<str>) -> Ordering {
+    if Arc::ptr_eq(one, other) { Ordering::Equal } else { one.cmp(other) }
 }
 
 impl fmt::Display for EventKey {

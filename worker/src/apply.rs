@@ -16,7 +16,7 @@ mod replay;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use paybell_shared::clock::Timestamp;
@@ -28,11 +28,14 @@ use crate::order::{self, AccountKey, Registers};
 use crate::schedule;
 use crate::store::{
     ActionKind, ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite,
-    Plan, ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Transition,
-    Wanted, WokenEvent, Work,
+    Plan, ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Together,
+    Transition, Wanted, WokenEvent, Work,
 };
 
 const HOUR_MS: i64 = 3_600_000;
+
+/// Stands for PSP and account where a reference is the merchant's own.
+static MERCHANT: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 
 /// From a webhook that contradicts what is known to the question what is true: what ends the doubt may be on its way.
 const DOUBT_DELAY: Duration = Duration::from_secs(2);
@@ -44,7 +47,11 @@ pub fn wanted(work: &Work<'_>) -> Wanted {
     for row in work.arrivals.iter().flat_map(|arrival| &arrival.rows) {
         wanted.keys.insert(row.key.clone());
         if let Content::Fact { event, .. } = &row.content {
-            wanted.references.extend(references(event));
+            let references: Vec<ReferenceKey> = references(event).collect();
+            wanted.references.extend(references.iter().cloned());
+            let named = references.iter().find(|key| key.kind == ReferenceKind::Order);
+            let named = named.filter(|_| work.policy.events_create_orders).map(|key| key.value.clone());
+            wanted.together.push(Together { references, named });
         }
     }
     for registration in work.registrations {
@@ -83,13 +90,14 @@ fn registration_references(registration: &Registration) -> impl Iterator<Item = 
 }
 
 fn order_reference(order_id: &str) -> ReferenceKey {
-    ReferenceKey { psp: "".into(), account: "".into(), kind: ReferenceKind::Order, value: order_id.to_owned() }
+    let owner = || Arc::clone(&MERCHANT);
+    ReferenceKey { psp: owner(), account: owner(), kind: ReferenceKind::Order, value: order_id.to_owned() }
 }
 
 /// The merchant's own order ids are one space for all accounts, so that all who name an order meet at one row.
 pub(crate) fn reference_key(psp: &Arc<str>, account: &Arc<str>, kind: ReferenceKind, value: &str) -> ReferenceKey {
     let of_merchant = kind == ReferenceKind::Order;
-    let owner = |name: &Arc<str>| if of_merchant { Arc::from("") } else { Arc::clone(name) };
+    let owner = |name: &Arc<str>| Arc::clone(if of_merchant { &MERCHANT } else { name });
     ReferenceKey { psp: owner(psp), account: owner(account), kind, value: value.to_owned() }
 }
 

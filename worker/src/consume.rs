@@ -41,7 +41,7 @@ const HOLD_MAX: Duration = Duration::from_mins(10);
 
 /// Transactions under way at a time, each about payments of its own. Of 20,000 orders, two batches of 500 deliveries have a
 /// dozen in common, so the second would wait for the first with its locks, nearly always.
-const LANES: usize = 2;
+const LANES: usize = 3;
 /// Batches that are looked up in Redis and translated at a time: the next while one waits for its answer.
 const TRANSLATING_MAX: usize = 2;
 /// How long a batch may go on after the stop has begun, before it is rolled back and given back. A transaction takes
@@ -152,8 +152,12 @@ fn open(context: &Context, delivery: &Delivery) -> Result<(Envelope, Arc<Account
         Err(error) => return Err(Disposition::DeadLetter { reason: error.to_string() }),
     };
     let key = AccountKey { psp: Arc::clone(&envelope.psp), account: Arc::clone(&envelope.account) };
-    match context.accounts.get(&key) {
-        Some(account) => Ok((envelope, Arc::clone(account))),
+    match context.accounts.get_key_value(&key) {
+        Some((AccountKey { psp, account: name }, account)) => {
+            // The names that all share, so that keys are compared by their ids alone.
+            let envelope = Envelope { psp: Arc::clone(psp), account: Arc::clone(name), ..envelope };
+            Ok((envelope, Arc::clone(account)))
+        }
         None => retry(format!("{}/{} is not configured at this worker", key.psp, key.account)),
     }
 }

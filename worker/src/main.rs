@@ -11,6 +11,10 @@ use paybell_shared::shutdown::Shutdown;
 use paybell_shared::{ops, queue, serve, telemetry};
 use paybell_worker::{seen, store};
 
+/// A worker's time is a fifth allocation: of the many small texts that JSON is made of.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Takes verified webhooks off the queue and brings each order to the truth; asks PSPs about payments that heard nothing.
 ///
 /// Run as many as needed. The internal API answers at [api] listen; with [worker] consume = false it is all that this

@@ -4,6 +4,10 @@ use clap::{Parser, ValueEnum};
 use paybell_shared::telemetry;
 use paybell_tests::bench::{Size, ack, apply, seen};
 
+/// A worker's time is a fifth allocation: of the many small texts that JSON is made of.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures Paybell beside yardsticks, on this machine, with servers of its own.
 #[derive(Parser)]
 #[command(name = "tests/bench", version)]

@@ -14,6 +14,7 @@ pub mod sqlite;
 mod stream;
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use paybell_shared::clock::Timestamp;
-use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
+use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, compare_shared};
 use paybell_shared::money::Money;
 use serde::Serialize;
 use sqlx::SqlSafeStr as _;
@@ -403,12 +404,27 @@ pub struct StoredOrder {
 
 /// A name of an order at a PSP's account: the row that serialises all who speak of it. For the merchant's own order id,
 /// PSP and account are empty.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReferenceKey {
     pub psp: Arc<str>,
     pub account: Arc<str>,
     pub kind: ReferenceKind,
     pub value: String,
+}
+
+impl Ord for ReferenceKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare_shared(&self.psp, &other.psp)
+            .then_with(|| compare_shared(&self.account, &other.account))
+            .then_with(|| self.kind.cmp(&other.kind))
+            .then_with(|| self.value.cmp(&other.value))
+    }
+}
+
+impl PartialOrd for ReferenceKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// What a transaction has locked and read.
@@ -420,6 +436,9 @@ pub struct Snapshot {
     pub known: HashMap<EventKey, KnownEvent>,
     /// Every reference of the work; the order that it leads to, if that is known: if not, locked.
     pub references: BTreeMap<ReferenceKey, Option<String>>,
+    /// Of these, those that lead nowhere and were written ahead of the plan, with the order that they most likely come to lead
+    /// to: nobody else has seen them yet.
+    pub ahead: BTreeMap<ReferenceKey, String>,
     /// Every order that a reference leads to or names, locked, if it exists.
     pub orders: HashMap<String, OrderRow>,
     /// Events parked under these references, if they may be woken: the first [`PARKED_MAX`] by key.
@@ -463,11 +482,21 @@ pub struct ParkedEvent {
     pub received_at: Timestamp,
 }
 
+/// The references of one event.
+#[derive(Clone, Debug)]
+pub struct Together {
+    pub references: Vec<ReferenceKey>,
+    /// The order that they name, if it may come into being by that.
+    pub named: Option<String>,
+}
+
 /// What a transaction must look up and lock.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     pub keys: BTreeSet<EventKey>,
     pub references: BTreeSet<ReferenceKey>,
+    /// The references that one event carries together: where one leads, the others will most likely.
+    pub together: Vec<Together>,
     /// Parked events only behind this one: a transaction before read those up to it.
     pub parked_after: Option<EventKey>,
     /// Also the events parked under names that lead to an order already: what another transaction left.
@@ -481,7 +510,7 @@ pub struct Wanted {
 impl Wanted {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { keys, references, bodies, order_events, parked_after: _, parked_led: _ } = self;
+        let Self { keys, references, bodies, order_events, together: _, parked_after: _, parked_led: _ } = self;
         keys.is_empty() && references.is_empty() && bodies.is_empty() && order_events.is_empty()
     }
 
@@ -489,7 +518,7 @@ impl Wanted {
     /// is woken these have their turn when a name was led ([`Rest::of`]): from the beginning again and again, the events that
     /// stay parked would hide for ever the one that leads them.
     pub fn extend(&mut self, more: Self) {
-        let Self { keys, references, bodies, order_events, parked_after: _, parked_led: _ } = more;
+        let Self { keys, references, bodies, order_events, together: _, parked_after: _, parked_led: _ } = more;
         if !references.is_empty() && !self.parked_led {
             self.parked_after = None;
         }
@@ -553,6 +582,20 @@ pub struct Plan {
     /// Who is told of the orders' transitions.
     pub destinations: Vec<Arc<str>>,
     pub applied: Applied,
+}
+
+impl Plan {
+    /// Leaves out the links that were written ahead, and takes back those that it does not make.
+    fn settle_ahead(&mut self, mut ahead: BTreeMap<ReferenceKey, String>) {
+        self.links.retain(|(reference, order_id)| {
+            let is_written = ahead.get(reference) == Some(order_id);
+            if is_written {
+                ahead.remove(reference);
+            }
+            !is_written
+        });
+        self.unlinks.extend(ahead);
+    }
 }
 
 /// What the shop or an operator did.

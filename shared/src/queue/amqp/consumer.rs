@@ -291,8 +291,9 @@ impl Open {
         let mut done = BTreeSet::new();
         let mut released = Vec::new();
         let mut moves = FuturesUnordered::new();
+        let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
         for (number, disposition) in settlements {
-            metrics::counter!(SETTLED, "disposition" => disposition.as_str()).increment(1);
+            *counts.entry(disposition.as_str()).or_default() += 1;
             let Some(kept) = self.outstanding.get(&number) else { continue };
             let planned = match (source, disposition) {
                 (_, Disposition::Done) => {
@@ -314,6 +315,9 @@ impl Open {
                     released.push(number);
                 }
             }
+        }
+        for (disposition, count) in counts {
+            metrics::counter!(SETTLED, "disposition" => disposition).increment(count);
         }
         let mut refused = None;
         let moving = async {

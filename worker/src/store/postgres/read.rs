@@ -4,7 +4,7 @@
 //! where it believes them empty, and one vacuumed before its first row is believed empty until it is analysed (measured:
 //! 780 events/s instead of thousands).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::EventKey;
@@ -17,7 +17,8 @@ use crate::order::OrderStatus;
 use crate::pace::Pace;
 use crate::store::rows::{self, KeptColumns, OrderColumns, REBUILD_EVENTS_MAX, inconsistent, too_many_events};
 use crate::store::{
-    Balance, EventTotal, HourTotal, KeptEvent, OrderTotal, PARKED_MAX, ReferenceKey, Snapshot, StoreError, StoredOrder, Wanted,
+    Balance, EventTotal, HourTotal, KeptEvent, OrderTotal, PARKED_MAX, ReferenceKey, Snapshot, StoreError, StoredOrder, Together,
+    Wanted,
 };
 
 /// Begins: all together, with the id of the transaction, by which its commit can be asked for later.
@@ -42,13 +43,17 @@ const READ_REFERENCES: &str = "\
     ) r
     WHERE r.order_id IS NOT NULL";
 
-/// Makes sure that every other reference has a row to lock. An insert of the same row by another transaction is waited for.
+/// Makes sure that every other reference has a row, and says which it made: these are ours until the commit, and as nobody
+/// knew them, nobody is parked under them. They are written with the order that they most likely come to lead to, so that one
+/// write is enough for each. An insert of the same row by another transaction is waited for.
 const INSERT_REFERENCES: &str = "\
-    INSERT INTO refs (psp, account, kind, value)
-    SELECT psp, account, kind, value
-    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS w(psp, account, kind, value, n)
+    INSERT INTO refs (psp, account, kind, value, order_id)
+    SELECT psp, account, kind, value, order_id
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY
+        AS w(psp, account, kind, value, order_id, n)
     ORDER BY n
-    ON CONFLICT DO NOTHING";
+    ON CONFLICT DO NOTHING
+    RETURNING psp, account, kind, value";
 
 /// Another transaction may have led one meanwhile.
 const LOCK_REFERENCES: &str = "\
@@ -148,10 +153,10 @@ pub(super) async fn snapshot(
             snapshot.references.insert(key.clone(), row.try_get("order_id")?);
         }
         pace.lap("references");
+        insert_references(transaction, wanted, &mut snapshot).await?;
         let others: Vec<&ReferenceKey> = keys.iter().copied().filter(|key| !snapshot.references.contains_key(key)).collect();
         let arrays = ReferenceArrays::of(others.iter().copied());
         if !others.is_empty() {
-            arrays.bind(sqlx::query(INSERT_REFERENCES)).execute(&mut **transaction).await?;
             for row in &arrays.bind(sqlx::query(LOCK_REFERENCES)).fetch_all(&mut **transaction).await? {
                 let key = *wanted_at(&others, row, "refs")?;
                 snapshot.references.insert(key.clone(), row.try_get("order_id")?);
@@ -168,17 +173,8 @@ pub(super) async fn snapshot(
         }
         pace.lap("lock orders");
         // Nobody parks under a name that leads to an order, and whoever led it there woke those who had.
-        let after = wanted.parked_after.as_ref();
-        let parked = if wanted.parked_led { &references } else { &arrays }
-            .bind(sqlx::query(READ_PARKED))
-            .bind(after.map(|key| &*key.psp))
-            .bind(after.map(|key| &*key.account))
-            .bind(after.map(|key| &*key.event_id))
-            .bind(i64::try_from(PARKED_MAX).unwrap_or(i64::MAX));
-        for row in parked.fetch_all(&mut **transaction).await? {
-            let (facts, foreign_mode): (Option<String>, bool) = (row.try_get("facts")?, row.try_get("foreign_mode")?);
-            snapshot.parked.push(rows::parked_event(facts.as_deref(), foreign_mode, timestamp(&row, "received_at")?)?);
-        }
+        let names = if wanted.parked_led { &references } else { &arrays };
+        parked(transaction, names, wanted, &mut snapshot).await?;
         pace.lap("parked");
     }
     if !wanted.keys.is_empty() {
@@ -196,6 +192,65 @@ pub(super) async fn snapshot(
     }
     kept_events(transaction, wanted, &mut snapshot).await?;
     Ok((xid, snapshot))
+}
+
+/// Writes the references that have no row yet.
+async fn insert_references(transaction: &mut PgTransaction<'_>, wanted: &Wanted, snapshot: &mut Snapshot) -> Result<(), Failure> {
+    let likely = likely(wanted, &snapshot.references);
+    let unled: Vec<&ReferenceKey> = wanted.references.iter().filter(|key| !snapshot.references.contains_key(key)).collect();
+    if unled.is_empty() {
+        return Ok(());
+    }
+    let orders: Vec<Option<&str>> = unled.iter().map(|key| likely.get(key).map(String::as_str)).collect();
+    let arrays = ReferenceArrays::of(unled.iter().copied());
+    let made = arrays.bind(sqlx::query(INSERT_REFERENCES)).bind(orders).fetch_all(&mut **transaction).await?;
+    for row in &made {
+        let text = |column| row.try_get::<String, _>(column);
+        let key = rows::reference_key(&text("psp")?, &text("account")?, &text("kind")?, text("value")?)?;
+        if let Some(order_id) = likely.get(&key) {
+            snapshot.ahead.insert(key.clone(), order_id.clone());
+        }
+        snapshot.references.insert(key, None);
+    }
+    Ok(())
+}
+
+/// Where unled references most likely come to lead: to the one order that those beside them lead to or name.
+fn likely(wanted: &Wanted, led: &BTreeMap<ReferenceKey, Option<String>>) -> BTreeMap<ReferenceKey, String> {
+    let mut likely = BTreeMap::new();
+    for Together { references, named } in &wanted.together {
+        let mut orders: BTreeSet<&String> = references.iter().filter_map(|key| led.get(key)?.as_ref()).collect();
+        orders.extend(named);
+        if let (Some(order), 1) = (orders.first(), orders.len()) {
+            let unled = references.iter().filter(|key| !led.contains_key(key));
+            likely.extend(unled.map(|key| (key.clone(), (*order).clone())));
+        }
+    }
+    likely
+}
+
+/// The first events parked under these names.
+async fn parked(
+    transaction: &mut PgTransaction<'_>,
+    names: &ReferenceArrays<'_>,
+    wanted: &Wanted,
+    snapshot: &mut Snapshot,
+) -> Result<(), Failure> {
+    if names.values.is_empty() {
+        return Ok(());
+    }
+    let after = wanted.parked_after.as_ref();
+    let parked = names
+        .bind(sqlx::query(READ_PARKED))
+        .bind(after.map(|key| &*key.psp))
+        .bind(after.map(|key| &*key.account))
+        .bind(after.map(|key| &*key.event_id))
+        .bind(i64::try_from(PARKED_MAX).unwrap_or(i64::MAX));
+    for row in parked.fetch_all(&mut **transaction).await? {
+        let (facts, foreign_mode): (Option<String>, bool) = (row.try_get("facts")?, row.try_get("foreign_mode")?);
+        snapshot.parked.push(rows::parked_event(facts.as_deref(), foreign_mode, timestamp(&row, "received_at")?)?);
+    }
+    Ok(())
 }
 
 pub(super) async fn awaited(

@@ -185,16 +185,17 @@ async fn prepare(
     pace: &mut Pace,
 ) -> Result<Prepared, Failure> {
     let alone = !work.replays.is_empty() && !work.dry_run;
-    let (xid, snapshot) = read::snapshot(transaction, wanted, alone, pace).await?;
+    let (xid, mut snapshot) = read::snapshot(transaction, wanted, alone, pace).await?;
     let decision = plan(work, &snapshot, work.ids);
     pace.lap("plan");
     match decision {
         Decision::ReadMore(more) => Ok(Prepared::More(more)),
-        Decision::Write(plan) => {
+        Decision::Write(mut plan) => {
             let rest = Rest::of(&plan, &snapshot, wanted);
             if work.dry_run || writes_nothing(&plan) {
                 return Ok(Prepared::Nothing(plan.applied, rest));
             }
+            plan.settle_ahead(std::mem::take(&mut snapshot.ahead));
             write::plan(transaction, &plan, pace).await?;
             Ok(Prepared::Written { xid, applied: plan.applied, rest })
         }
