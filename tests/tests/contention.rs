@@ -95,8 +95,14 @@ impl Race {
         if self.leads.is_err() {
             bench.try_apply(&[], &[registration("order-1", None, 4999)], false).await.unwrap();
         }
-        // Read by every transaction once it has its references.
-        let gate = holding(&bench, "LOCK TABLE parkings IN ACCESS EXCLUSIVE MODE").await;
+        // What the first one reads once it has its references: whoever leads one reads the order, and need not look who is
+        // parked under what it has just made; whoever parks knows no order.
+        let gate = if parking_first {
+            "LOCK TABLE parkings IN ACCESS EXCLUSIVE MODE"
+        } else {
+            "LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"
+        };
+        let gate = holding(&bench, gate).await;
         let first = async { if parking_first { self.park(&bench).await } else { self.lead(&bench).await } };
         let second = async {
             until_waiting(&bench, "relation", 1).await;

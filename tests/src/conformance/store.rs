@@ -49,6 +49,7 @@ macro_rules! store_suite {
             a_rest_of_parked_events_leads_one_another,
             what_a_crash_left_parked_is_found_and_woken,
             references_to_two_orders_are_quarantined,
+            what_only_a_quarantined_event_names_leads_nowhere,
             the_books_equal_a_recount,
             an_order_at_version_n_has_n_transitions,
             the_epoch_is_the_databases,
@@ -660,6 +661,18 @@ pub async fn references_to_two_orders_are_quarantined(bench: &Bench) {
     bench.apply(&[captured("evt_1", "pi_1", Some("order-1"), 4999), captured("evt_2", "pi_2", Some("order-2"), 4999)]).await;
     assert_eq!(bench.apply(&[captured("evt_3", "pi_1", Some("order-2"), 4999)]).await[0].1, Some(Outcome::Quarantined));
     assert_eq!(bench.texts("SELECT fingerprint FROM events WHERE event_id = 'evt_3'").await, ["stripe:reference_conflict"]);
+}
+
+pub async fn what_only_a_quarantined_event_names_leads_nowhere(bench: &Bench) {
+    bench.register(registration("order-1", Some("pi_1"), 4999)).await;
+    // Its payment is order-1's, but it names an order that is not registered yet: it is of neither.
+    let mut event = captured("evt_1", "pi_1", Some("order-2"), 4999);
+    event.references.push(Reference::new(ReferenceKind::Charge, "ch_1"));
+    let applied = bench.try_apply(&arrivals(&[event]), &[], false).await.unwrap();
+    assert_eq!(outcomes(applied), [("evt_1".to_owned(), Some(Outcome::Quarantined))]);
+    assert_eq!(bench.count("SELECT count(*) FROM refs WHERE order_id IS NOT NULL").await, 2, "order-1 and pi_1");
+    let registered = bench.try_apply(&[], &[registration("order-2", None, 100)], false).await.unwrap().registrations;
+    assert!(matches!(registered[..], [Registered::Created(_)]), "{registered:?}");
 }
 
 pub async fn the_books_equal_a_recount(bench: &Bench) {
