@@ -5,12 +5,16 @@ use std::time::Instant;
 
 use metrics::counter;
 use paybell_shared::psp::Rejection;
+use paybell_shared::queue::PublishError;
 use paybell_shared::telemetry::{ACCOUNT, OUTCOME, PSP, REASON, WEBHOOKS_TOTAL};
 
 use crate::refusal::Refusal;
 use crate::route::Route;
 
 pub(crate) const ACCEPTED: &str = "accepted";
+
+/// On our own disk, for the queue later.
+const SPOOLED: &str = "spooled";
 
 /// A PSP tried, by a GET, whether somebody is here.
 const CHALLENGED: &str = "challenged";
@@ -54,6 +58,12 @@ impl<'a> Record<'a> {
 
     pub(crate) fn accepted(mut self) {
         self.outcome = ACCEPTED;
+    }
+
+    /// Acknowledged, although the queue did not take it.
+    pub(crate) fn spooled(mut self, queue: &PublishError) {
+        self.outcome = SPOOLED;
+        self.reason = queue.reason();
     }
 
     pub(crate) fn challenged(mut self) {

@@ -6,6 +6,8 @@ use http_body_util::Full;
 use paybell_shared::psp::Rejection;
 use paybell_shared::queue::PublishError;
 
+use crate::spool::SpoolError;
+
 /// When a sender may try again, in seconds. PSPs have their own schedules; what heeds this comes back soon.
 const RETRY_AFTER_S: &str = "5";
 
@@ -33,6 +35,8 @@ pub(crate) enum Refusal {
     Rejected { rejection: Rejection, status: StatusCode },
     #[error(transparent)]
     Unpublished(#[from] PublishError),
+    #[error("{queue}; and {spool}")]
+    Unspooled { queue: PublishError, spool: SpoolError },
 }
 
 impl Refusal {
@@ -51,9 +55,11 @@ impl Refusal {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::BrokenBody => StatusCode::BAD_REQUEST,
-            Self::Crowded | Self::Busy | Self::Unpublished(_) | Self::Rejected { rejection: Rejection::NoCertificate, .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Crowded
+            | Self::Busy
+            | Self::Unpublished(_)
+            | Self::Unspooled { .. }
+            | Self::Rejected { rejection: Rejection::NoCertificate, .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Rejected { status, .. } => *status,
         }
     }
@@ -61,9 +67,11 @@ impl Refusal {
     /// The outcome as a metric label: a closed set.
     pub(crate) const fn outcome(&self) -> &'static str {
         match self {
-            Self::Crowded | Self::Busy | Self::Unpublished(_) | Self::Rejected { rejection: Rejection::NoCertificate, .. } => {
-                "unavailable"
-            }
+            Self::Crowded
+            | Self::Busy
+            | Self::Unpublished(_)
+            | Self::Unspooled { .. }
+            | Self::Rejected { rejection: Rejection::NoCertificate, .. } => "unavailable",
             Self::Rejected { .. } => "rejected",
             _ => "refused",
         }
@@ -82,7 +90,7 @@ impl Refusal {
             Self::Crowded => "crowded",
             Self::Busy => "busy",
             Self::Rejected { rejection, .. } => rejection.reason(),
-            Self::Unpublished(error) => error.reason(),
+            Self::Unpublished(error) | Self::Unspooled { queue: error, .. } => error.reason(),
         }
     }
 
@@ -94,9 +102,11 @@ impl Refusal {
             Self::Encoding => Some((header::ACCEPT_ENCODING, "identity")),
             // What remains of the body is not read.
             Self::TooLarge | Self::SlowBody | Self::BrokenBody => Some((header::CONNECTION, "close")),
-            Self::Crowded | Self::Busy | Self::Unpublished(_) | Self::Rejected { rejection: Rejection::NoCertificate, .. } => {
-                Some((header::RETRY_AFTER, RETRY_AFTER_S))
-            }
+            Self::Crowded
+            | Self::Busy
+            | Self::Unpublished(_)
+            | Self::Unspooled { .. }
+            | Self::Rejected { rejection: Rejection::NoCertificate, .. } => Some((header::RETRY_AFTER, RETRY_AFTER_S)),
             Self::NoRoute | Self::Source | Self::Rejected { .. } => None,
         };
         if let Some((name, value)) = extra {

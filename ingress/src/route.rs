@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use metrics::{Counter, Histogram, counter, histogram};
 use paybell_shared::clock::Clock;
-use paybell_shared::config::{Config, ConfiguredAccount, DEFAULT_ACCOUNT};
+use paybell_shared::config::{Config, ConfiguredAccount, DEFAULT_ACCOUNT, OnQueueDown};
 use paybell_shared::psp::Account;
 use paybell_shared::telemetry::{
     ACCOUNT, OUTCOME, PSP, REASON, SECRET, WEBHOOK_ACKNOWLEDGE_SECONDS, WEBHOOK_PUBLISH_SECONDS, WEBHOOKS_TOTAL,
@@ -28,6 +28,8 @@ pub(crate) struct Route {
     pub(crate) account: Arc<Account>,
     pub(crate) allow_from: Vec<IpNet>,
     takes_token: bool,
+    /// What the queue does not take is kept on our disk.
+    pub(crate) spools: bool,
     pub(crate) accepted: Counter,
     pub(crate) acknowledge_seconds: Histogram,
     pub(crate) publish_seconds: Histogram,
@@ -72,6 +74,7 @@ impl Route {
         });
         Self {
             allow_from: configured.allow_from.clone(),
+            spools: configured.on_queue_down == OnQueueDown::Spool,
             takes_token: scheme.is_some_and(|scheme| scheme.token_in_path),
             accepted: counter!(
                 WEBHOOKS_TOTAL, PSP => Arc::clone(psp), ACCOUNT => Arc::clone(name), OUTCOME => ACCEPTED, REASON => ""

@@ -27,6 +27,7 @@ use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::route::{Route, Routes};
 use crate::source;
+use crate::spool::Spool;
 
 /// Most bytes of bodies that are held at once, from their first byte to their answer: a body's limit alone, times the
 /// connections that are allowed, would be all of a machine's memory.
@@ -40,6 +41,7 @@ const QUERY_BYTES_MAX: usize = 1024;
 pub(crate) struct Ingress {
     routes: Routes,
     publisher: Arc<dyn Publisher>,
+    spool: Option<Spool>,
     certificates: Certificates,
     clock: Arc<dyn Clock>,
     trusted_proxies: Vec<IpNet>,
@@ -52,11 +54,18 @@ pub(crate) struct Ingress {
 }
 
 impl Ingress {
-    pub(crate) fn new(config: &Config, publisher: Arc<dyn Publisher>, clock: Arc<dyn Clock>, shutdown: &Shutdown) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        publisher: Arc<dyn Publisher>,
+        spool: Option<Spool>,
+        clock: Arc<dyn Clock>,
+        shutdown: &Shutdown,
+    ) -> Self {
         let limits = &config.limits;
         Self {
             routes: Routes::new(config),
             publisher,
+            spool,
             certificates: Certificates::new(shutdown),
             clock,
             trusted_proxies: config.ingress.trusted_proxies.clone(),
@@ -81,6 +90,10 @@ pub(crate) async fn answer(
             record.accepted();
             response(acknowledgement.status, acknowledgement.content_type, Bytes::from_static(acknowledgement.body.as_bytes()))
         }
+        Ok(Reply::Spooled(acknowledgement, queue)) => {
+            record.spooled(&queue);
+            response(acknowledgement.status, acknowledgement.content_type, Bytes::from_static(acknowledgement.body.as_bytes()))
+        }
         Ok(Reply::Challenged(answer)) => {
             record.challenged();
             response(StatusCode::OK, Some("text/plain"), Bytes::from(answer))
@@ -97,6 +110,8 @@ pub(crate) async fn answer(
 enum Reply {
     /// The webhook is durable.
     Acknowledged(Acknowledgement),
+    /// The webhook is durable on our disk, since the queue did not take it.
+    Spooled(Acknowledgement, PublishError),
     /// It only tried whether somebody is here, by a GET.
     Challenged(String),
 }
@@ -150,12 +165,28 @@ async fn receive<'a>(
     record.verified(verified.secret_name(), verified.webhook_id(), traceparent);
 
     let envelope = Envelope::new(account, verified, received_at, body, traceparent.map(str::to_owned));
-    let (budget, began) = (ingress.publish_budget, Instant::now());
-    // The publisher keeps to the budget itself; that it does is not left to it.
-    let published = tokio::time::timeout(budget, ingress.publisher.publish(Message::from(envelope))).await;
+    let (message, acknowledgement) = (Message::from(envelope), account.psp.acknowledgement());
+    let Some(spool) = ingress.spool.as_ref().filter(|_| route.spools) else {
+        publish(ingress, route, message, ingress.publish_budget).await?;
+        return Ok(Reply::Acknowledged(acknowledgement));
+    };
+    // Both within the time that the PSP waits.
+    let budget = ingress.publish_budget / 2;
+    let Err(queue) = publish(ingress, route, message.clone(), budget).await else {
+        return Ok(Reply::Acknowledged(acknowledgement));
+    };
+    match spool.append(&message, budget).await {
+        Ok(()) => Ok(Reply::Spooled(acknowledgement, queue)),
+        Err(spool) => Err(Refusal::Unspooled { queue, spool }),
+    }
+}
+
+async fn publish(ingress: &Ingress, route: &Route, message: Message, budget: Duration) -> Result<(), PublishError> {
+    let began = Instant::now();
+    // The publisher keeps to a budget itself; that it does is not left to it.
+    let published = tokio::time::timeout(budget, ingress.publisher.publish(message)).await;
     route.publish_seconds.record(began.elapsed());
-    published.unwrap_or(Err(PublishError::Late(budget)))?;
-    Ok(Reply::Acknowledged(account.psp.acknowledgement()))
+    published.unwrap_or(Err(PublishError::Late(budget)))
 }
 
 fn response(status: StatusCode, content_type: Option<&'static str>, body: Bytes) -> Response<Full<Bytes>> {

@@ -6,7 +6,7 @@ mod account;
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub struct Ingress {
     pub public_url: Option<String>,
     /// Only these may say, by `X-Forwarded-For`, whom they speak for.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where accounts with `on_queue_down = "spool"` keep what the queue does not take. It must outlive the process.
+    pub spool_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -170,6 +172,8 @@ pub struct Limits {
     pub in_flight_max: usize,
     /// From the verified webhook to the broker's confirm; below every PSP's time-out.
     pub publish_budget_ms: u64,
+    /// What the spool may hold, in bytes.
+    pub spool_bytes_max: u64,
     /// Deliveries in one transaction.
     pub batch_max: usize,
     /// How long a batch waits for company.
@@ -208,8 +212,20 @@ pub struct ConfiguredAccount {
     pub account: Arc<Account>,
     /// So much more than expected may be captured: tips.
     pub over_capture_percent: u8,
+    pub on_queue_down: OnQueueDown,
     /// Empty: from anywhere.
     pub allow_from: Vec<IpNet>,
+}
+
+/// What becomes of an account's webhooks while the queue takes none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnQueueDown {
+    /// They are answered 503, and the PSP sends them again.
+    #[default]
+    Refuse,
+    /// They are kept on the ingress' disk, acknowledged, and put on the queue later.
+    Spool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -227,7 +243,8 @@ pub enum ConfigError {
 
 /// Keys whose values have a form. Only these are repeated in an error: what stands before a `=` may be part of a secret, if
 /// a string goes over several lines.
-const KEYS_THAT_MAY_BE_MALFORMED: [&str; 13] = [
+const KEYS_THAT_MAY_BE_MALFORMED: [&str; 14] = [
+    "on_queue_down",
     "allow_private",
     "over_capture_percent",
     "listen",
@@ -292,6 +309,7 @@ impl Default for Ingress {
             ops_listen: SocketAddr::from(([127, 0, 0, 1], 9080)),
             public_url: None,
             trusted_proxies: Vec::new(),
+            spool_dir: None,
         }
     }
 }
@@ -337,6 +355,8 @@ impl Default for Limits {
             connections_max: 16_384,
             in_flight_max: 2_048,
             publish_budget_ms: 2_000,
+            // 200,000 webhooks of 5 kB: hours of a busy shop's.
+            spool_bytes_max: 1024 * 1024 * 1024,
             batch_max: 512,
             batch_linger_ms: 5,
             retry_steps_s: vec![5, 30, 300, 1_800, 7_200],
@@ -560,6 +580,12 @@ impl File {
                     problem: format!("{}/{} is configured twice", configured.account.psp_id, configured.account.name),
                 });
             }
+            if configured.on_queue_down == OnQueueDown::Spool && self.ingress.spool_dir.is_none() {
+                return Err(ConfigError::Setting {
+                    setting: "[ingress] spool_dir".to_owned(),
+                    problem: format!("is missing: psp[{index}].on_queue_down is \"spool\""),
+                });
+            }
             let timeout = configured.account.psp.profile().timeout;
             if self.limits.publish_budget() >= timeout {
                 return Err(ConfigError::Setting {
@@ -627,6 +653,7 @@ impl Limits {
             ("connections_max", self.connections_max as u64),
             ("in_flight_max", self.in_flight_max as u64),
             ("publish_budget_ms", self.publish_budget_ms),
+            ("spool_bytes_max", self.spool_bytes_max),
             ("batch_max", self.batch_max as u64),
         ];
         let refuse = |key: &str, problem: &str| {

@@ -21,6 +21,14 @@ pub const WEBHOOK_ACKNOWLEDGE_SECONDS: &str = "paybell_webhook_acknowledge_secon
 pub const WEBHOOK_PUBLISH_SECONDS: &str = "paybell_webhook_publish_seconds";
 /// Webhooks between their last byte and their answer.
 pub const WEBHOOKS_IN_FLIGHT: &str = "paybell_webhooks_in_flight";
+/// Webhooks that the queue did not take, by [`OUTCOME`]: spooled, or why not (full, failed, busy, late).
+pub const SPOOL_WEBHOOKS_TOTAL: &str = "paybell_spool_webhooks_total";
+/// Spooled webhooks that were put on the queue; after a crash some of them twice.
+pub const SPOOL_DRAINED_TOTAL: &str = "paybell_spool_drained_total";
+/// What the spool holds. Not zero for long: the queue takes nothing.
+pub const SPOOL_BYTES: &str = "paybell_spool_bytes";
+/// Bytes of the spool that belong to no whole record.
+pub const SPOOL_DAMAGED_BYTES_TOTAL: &str = "paybell_spool_damaged_bytes_total";
 /// 1 while the ingress can put webhooks on the queue, else 0.
 pub const INGRESS_QUEUE_UP: &str = "paybell_ingress_queue_up";
 /// Fetches of the certificates that webhooks are signed by, by [`PSP`], [`ACCOUNT`] and [`OUTCOME`]: fetched, failed, or not
@@ -147,6 +155,10 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_histogram!(WEBHOOK_ACKNOWLEDGE_SECONDS, Unit::Seconds, "From a webhook's head to its acknowledgement.");
     describe_histogram!(WEBHOOK_PUBLISH_SECONDS, Unit::Seconds, "From the hand-over to the queue to its confirmation.");
     describe_gauge!(WEBHOOKS_IN_FLIGHT, "Webhooks between their last byte and their answer.");
+    describe_counter!(SPOOL_WEBHOOKS_TOTAL, "Webhooks that the queue did not take: spooled, or why not.");
+    describe_counter!(SPOOL_DRAINED_TOTAL, "Spooled webhooks that were put on the queue.");
+    describe_gauge!(SPOOL_BYTES, Unit::Bytes, "What the spool holds.");
+    describe_counter!(SPOOL_DAMAGED_BYTES_TOTAL, Unit::Bytes, "Bytes of the spool that belong to no whole record.");
     describe_gauge!(INGRESS_QUEUE_UP, "1 while the ingress can put webhooks on the queue.");
     describe_counter!(
         CERTIFICATE_FETCHES_TOTAL,

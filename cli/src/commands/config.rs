@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use paybell_shared::config::Config;
+use paybell_shared::config::{Config, OnQueueDown};
 use paybell_shared::event::Mode;
 use paybell_shared::secret::Secret;
 use serde_json::json;
@@ -61,6 +61,10 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
         ("[ingress] ops_listen", config.ingress.ops_listen.to_string()),
         ("[ingress] public_url", config.ingress.public_url.clone().unwrap_or_else(|| "(none)".to_owned())),
         ("[ingress] trusted_proxies", listed(&config.ingress.trusted_proxies)),
+        (
+            "[ingress] spool_dir",
+            config.ingress.spool_dir.as_ref().map_or_else(|| "(none)".to_owned(), |folder| folder.display().to_string()),
+        ),
         ("[worker] ops_listen", config.worker.ops_listen.to_string()),
         ("[worker] consume", config.worker.consume.to_string()),
         ("[api] listen", config.api.listen.to_string()),
@@ -76,6 +80,7 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
         ("[limits] connections_max", limits.connections_max.to_string()),
         ("[limits] in_flight_max", limits.in_flight_max.to_string()),
         ("[limits] publish_budget_ms", limits.publish_budget_ms.to_string()),
+        ("[limits] spool_bytes_max", limits.spool_bytes_max.to_string()),
         ("[limits] batch_max", limits.batch_max.to_string()),
         ("[limits] batch_linger_ms", limits.batch_linger_ms.to_string()),
         ("[limits] retry_steps_s", listed(&limits.retry_steps_s)),
@@ -125,6 +130,9 @@ fn settings(config: &Config) -> Vec<[String; 2]> {
         }
         if let Some(path) = &account.order_reference {
             row("order_reference", path.join("."));
+        }
+        if configured.on_queue_down == OnQueueDown::Spool {
+            row("on_queue_down", "spool".to_owned());
         }
         if configured.over_capture_percent > 0 {
             row("over_capture_percent", configured.over_capture_percent.to_string());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use paybell_shared::clock::Timestamp;
-use paybell_shared::config::ConfiguredAccount;
+use paybell_shared::config::{ConfiguredAccount, OnQueueDown};
 use paybell_shared::envelope::Envelope;
 use paybell_shared::event::PaymentEvent;
 use paybell_shared::psp::stripe::Stripe;
@@ -113,7 +113,9 @@ fn with_peculiar(allow_from: &[&str]) -> Rig {
         let account = (*config.accounts[0].account).clone();
         let account = Account { psp: &PeculiarPsp, psp_id: "peculiar".into(), ..account };
         let allow_from = allow_from.iter().map(|network| network.parse().unwrap()).collect();
-        config.accounts.push(ConfiguredAccount { account: Arc::new(account), over_capture_percent: 0, allow_from });
+        let account = Arc::new(account);
+        let on_queue_down = OnQueueDown::Refuse;
+        config.accounts.push(ConfiguredAccount { account, over_capture_percent: 0, on_queue_down, allow_from });
     })
 }
 

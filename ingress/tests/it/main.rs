@@ -4,6 +4,7 @@ mod accept;
 mod binary;
 mod certificate;
 mod refuse;
+mod spool;
 mod stop;
 mod support;
 mod token;

@@ -47,6 +47,10 @@ impl Rig {
 
     /// `extra` is appended to the configuration's text: tables beyond the two Stripe accounts.
     pub fn start_with(extra: &str, change: impl FnOnce(&mut Config)) -> Self {
+        Self::try_start(extra, change).unwrap()
+    }
+
+    pub fn try_start(extra: &str, change: impl FnOnce(&mut Config)) -> anyhow::Result<Self> {
         let text = format!(
             "[[psp]]\nid = 'stripe'\nmode = 'test'\nsecrets = ['{SECRET}']\n\
              [[psp]]\nid = 'stripe'\naccount = 'shop'\nmode = 'test'\nsecrets = ['whsec_old', '{SHOP_SECRET}']\n{extra}"
@@ -65,8 +69,8 @@ impl Rig {
         let (publisher, shutdown) = (Arc::new(FakePublisher::new()), Shutdown::new());
         let clock = Arc::new(ManualClock::at(Timestamp::from_seconds(NOW_S)));
         let Started { address, check } =
-            paybell_ingress::start_with(&config, Arc::clone(&publisher) as Arc<dyn Publisher>, clock, &shutdown).unwrap();
-        Self { address, check, publisher, shutdown, log, metrics, _on_this_thread: on_this_thread }
+            paybell_ingress::start_with(&config, Arc::clone(&publisher) as Arc<dyn Publisher>, clock, &shutdown)?;
+        Ok(Self { address, check, publisher, shutdown, log, metrics, _on_this_thread: on_this_thread })
     }
 
     pub async fn client(&self) -> Client {
@@ -231,6 +235,11 @@ impl FakePublisher {
     pub async fn began(&self) {
         let began = tokio::time::timeout(PATIENCE, self.began.acquire()).await.expect("a publish in time");
         began.unwrap().forget();
+    }
+
+    /// How many have begun that nobody waited for yet.
+    pub fn began_so_far(&self) -> usize {
+        self.began.available_permits()
     }
 
     pub fn published(&self) -> Vec<Message> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::{ConfigError, ConfiguredAccount, DEFAULT_ACCOUNT, check_url, read_secret};
+use super::{ConfigError, ConfiguredAccount, DEFAULT_ACCOUNT, OnQueueDown, check_url, read_secret};
 use crate::clock::Timestamp;
 use crate::event::Mode;
 use crate::psp::{self, Account, Api, Capture, Keys, Proof, Psp, Scheme, generic};
@@ -40,6 +40,8 @@ pub(super) struct PspTable {
     tolerance_s: u32,
     #[serde(default)]
     over_capture_percent: u8,
+    #[serde(default)]
+    on_queue_down: OnQueueDown,
     #[serde(default)]
     allow_from: Vec<AllowedSource>,
     generic: Option<generic::Settings>,
@@ -148,7 +150,8 @@ impl PspTable {
             check_tokens(&account.keys.secrets).map_err(|problem| refuse("secrets", problem))?;
         }
         adapter.check(&account).map_err(|error| refuse(error.setting, error.problem))?;
-        Ok(ConfiguredAccount { account: Arc::new(account), over_capture_percent: self.over_capture_percent, allow_from })
+        let Self { over_capture_percent, on_queue_down, .. } = self;
+        Ok(ConfiguredAccount { account: Arc::new(account), over_capture_percent, on_queue_down, allow_from })
     }
 
     /// What is wrong with a value by itself: its key, and the problem.
