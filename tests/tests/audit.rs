@@ -279,7 +279,7 @@ async fn populate(bench: &Bench) {
     work.apply(&[Arrival { body: Some(body("evt_ignored")), ..ignored("evt_ignored") }]).await;
     let odd = Content::Quarantined { reason: "odd".to_owned(), fingerprint: "stripe:odd".to_owned() };
     let bare = row(&captured("evt_odd", "pi_1", None, 1));
-    work.apply(&[Arrival { body: Some(body("evt_odd")), rows: vec![InboxRow { content: odd, ..bare }], asks: Vec::new() }]).await;
+    work.apply(&[Arrival { body: Some(body("evt_odd")), rows: vec![InboxRow { content: odd, ..bare }], asks: Vec::new(), heard_at: None }]).await;
     work.apply(&[with_body(&captured("evt_1", "pi_1", Some("order-1"), 1))]).await;
 
     for (outcome, version) in [("told", 1), ("given_up", 3)] {
