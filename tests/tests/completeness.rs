@@ -12,6 +12,7 @@ use paybell_tests::scene::{PAID, Scene, scene, scene_with};
 use paybell_tests::servers::process::Service;
 use paybell_tests::servers::{self, free_port, temporary_folder};
 use paybell_tests::shop::{Shop, configuration, webhook};
+use paybell_tests::worker::key_of;
 use paybell_worker::completeness::{self, Completeness};
 use paybell_worker::reconcile::{Reconciler, step};
 use paybell_worker::store::{AskedFirst, Expected};
@@ -36,10 +37,12 @@ async fn counts(reconciler: &Reconciler) -> [u64; 5] {
     [figures.payments(), figures.by_webhook, late, missed, pending]
 }
 
+/// About all that is due now, at the account's rate.
 async fn ask_all(reconciler: &Reconciler, scene: &Scene) {
+    let (account, due_at) = (key_of(&scene.account), scene.clock.now());
     loop {
         while step(reconciler).await.unwrap().asked > 0 {}
-        if scene.bench.count("SELECT count(*) FROM checks WHERE looks = 0 AND hint_seq = 0").await == 0 {
+        if scene.bench.store.due(due_at, &[&account]).await.unwrap()[0].payments == 0 {
             break;
         }
         scene.clock.advance(Duration::from_millis(250));
@@ -93,7 +96,8 @@ async fn of_so_many_that_are_dropped_so_many_are_missed(scene: Scene) {
     let missed = lost.len() as u64;
     deliver(&scene, &reconciler, &lost).await;
     assert_eq!(counts(&reconciler).await, [PAYMENTS as u64 - missed, PAYMENTS as u64 - missed, 0, 0, 0]);
-    scene.clock.advance(Duration::from_mins(11));
+    // An authorised one is first asked about after an hour.
+    scene.clock.advance(Duration::from_mins(61));
     ask_all(&reconciler, &scene).await;
     let pending = [PAYMENTS as u64, PAYMENTS as u64 - missed, 0, 0, missed];
     assert_eq!(counts(&reconciler).await, pending, "each may still come");
@@ -102,7 +106,6 @@ async fn of_so_many_that_are_dropped_so_many_are_missed(scene: Scene) {
     deliver(&scene, &other, &lost).await;
     scene.bench.execute("UPDATE checks SET next_check_at = first_seen_at").await;
     ask_all(&other, &scene).await;
-    while step(&other).await.unwrap().asked > 0 {}
     assert_eq!(counts(&other).await, pending);
     scene.clock.advance(scene.account.psp.profile().retry_window);
     let last = [PAYMENTS as u64, PAYMENTS as u64 - missed, 0, missed, 0];
@@ -294,7 +297,8 @@ async fn the_api_and_the_command_say_it() {
     assert_eq!((code, &said["misses_too_many"]), (0, &json!([])));
     assert!(includes(&said["report"]["accounts"][0], &one), "{said:#}");
     let (code, said) = house.command(&["completeness"]).await;
-    assert!(code == 0 && said.contains("stripe/default"), "{code}: {said}");
+    // A table breaks its lines where the terminal ends.
+    assert!(code == 0 && said.contains("by webhook") && said.contains("stripe/"), "{code}: {said}");
 
     for (query, status) in [
         ("?since=yesterday", StatusCode::BAD_REQUEST),

@@ -88,7 +88,7 @@ mod postgres {
     /// Plans are made while the tables are empty, and kept.
     #[tokio::test]
     async fn rows_are_found_by_their_keys_from_the_first_batch_on() {
-        const BATCHES: usize = 40;
+        const BATCHES: usize = 80;
         let bench = bench().await;
         for n in 0..BATCHES {
             let (id, other) = (format!("pi_{n}"), format!("pi_other_{n}"));

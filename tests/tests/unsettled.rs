@@ -41,11 +41,11 @@ async fn a_psp_that_is_away_at_an_orders_end_puts_it_on_the_list(scene: Scene) {
     let reconciler = scene.reconciler().await;
     let end = scene.clock.now().plus(HOUR);
     scene.open_until(&reconciler, "order-1", end).await;
-    scene.pass(&reconciler, HOUR - 5 * MINUTE, 10 * MINUTE).await;
+    scene.pass(&reconciler, HOUR - 5 * MINUTE, 5 * MINUTE).await;
     scene.answers(Some(Instead::of(503, "")));
-    scene.pass(&reconciler, HOUR, MINUTE).await;
+    scene.pass(&reconciler, NO_ANSWER_MAX - 10 * MINUTE, MINUTE).await;
     assert_eq!(list(reconciler.context()).await, [""; 0], "an outage may be short");
-    scene.pass(&reconciler, NO_ANSWER_MAX, MINUTE).await;
+    scene.pass(&reconciler, HOUR, MINUTE).await;
     assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Pending);
     assert_eq!(list(reconciler.context()).await, ["order-1 no_answer"]);
     scene.answers(None);
@@ -78,6 +78,8 @@ async fn what_is_not_even_asked_is_listed_too() {
     scene.pass(&reconciler, NO_ANSWER_MAX + 3 * MINUTE, 10 * Duration::from_secs(1)).await;
     assert!(scene.bench.count("SELECT count(*) FROM checks WHERE looks = 0").await > 0, "some were never asked");
     assert_eq!(list(reconciler.context()).await.len(), 30);
+    scene.pass(&reconciler, 2 * HOUR, 30 * Duration::from_secs(1)).await;
+    assert_eq!(list(reconciler.context()).await.len(), 30, "and stay there when they are asked in vain");
     scene.answers(None);
     scene.pass(&reconciler, HOUR, 10 * Duration::from_secs(1)).await;
     assert_eq!(list(reconciler.context()).await, [""; 0]);
@@ -102,7 +104,7 @@ async fn refused_credentials_list_at_once_what_waits_for_them() {
     scene.pass(&reconciler, 2 * HOUR, MINUTE).await;
     assert_eq!(list(reconciler.context()).await.len(), 3, "under this reason alone");
     scene.answers(None);
-    scene.pass(&reconciler, HOUR, MINUTE).await;
+    scene.pass(&reconciler, 2 * HOUR, MINUTE).await;
     assert_eq!(list(reconciler.context()).await, [""; 0]);
 }
 

@@ -220,3 +220,68 @@ fn question(known: Option<&Looks>, habits: Habits, ends_at: Timestamp, now: Time
         _ => Question::Look(wanted),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: Timestamp = Timestamp::from_seconds(1_790_000_000);
+    const HABITS: Habits = Habits { usual_delay: Duration::from_mins(1), lists_late_changes: false };
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_seconds(END.seconds() + seconds)
+    }
+
+    /// What is known of a payment; times are seconds after the end.
+    fn known(denied: [Option<i64>; 2], next: Option<i64>) -> Looks {
+        Looks {
+            account: AccountKey { psp: "stripe".into(), account: "default".into() },
+            payment_id: "pi_1".to_owned(),
+            denied_before_at: denied[0].map(at),
+            denied_at: denied[1].map(at),
+            is_in_vain: false,
+            next_check_at: next.map(at),
+            lease_until: None,
+        }
+    }
+
+    /// At so many seconds after the end.
+    fn asked(known: Option<&Looks>, seconds: i64) -> String {
+        let second = |time: Timestamp| time.seconds() - END.seconds();
+        match question(known, HABITS, END, at(seconds)) {
+            Question::Agreed(looks) => format!("agreed {} {}", second(looks[0]), second(looks[1])),
+            Question::Look(by) => format!("look {}", second(by)),
+            Question::Wait(until) => format!("wait {}", second(until)),
+        }
+    }
+
+    #[test]
+    fn two_looks_after_the_end_and_apart_agree() {
+        for (denied, next, seconds, expected) in [
+            ([None, None], Some(3600), 0, "look 0"),
+            ([None, None], Some(-5), 0, "wait -5"),
+            ([None, None], None, 0, "look 0"),
+            ([Some(-120), Some(-60)], Some(3600), 0, "look 0"),
+            ([Some(-60), Some(0)], Some(3600), 1, "look 60"),
+            ([Some(-60), Some(0)], Some(30), 1, "wait 30"),
+            ([Some(0), Some(59)], Some(3600), 60, "look 119"),
+            ([Some(-1), Some(60)], Some(3600), 61, "look 120"),
+            ([Some(0), Some(60)], Some(3600), 61, "agreed 0 60"),
+            ([Some(0), Some(7200)], None, 9999, "agreed 0 7200"),
+        ] {
+            assert_eq!(asked(Some(&known(denied, next)), seconds), expected, "{denied:?} {next:?}");
+        }
+        assert_eq!(asked(None, 7), "look 7", "it was never planned");
+    }
+
+    #[test]
+    fn a_look_in_vain_or_under_way_is_not_hurried() {
+        let in_vain = Looks { is_in_vain: true, ..known([None, None], Some(1800)) };
+        assert_eq!(asked(Some(&in_vain), 5), "wait 1800");
+        let agreed = Looks { is_in_vain: true, ..known([Some(0), Some(60)], Some(1800)) };
+        assert_eq!(asked(Some(&agreed), 61), "agreed 0 60", "it agreed before");
+        let leased = Looks { lease_until: Some(at(60)), ..known([None, None], Some(-5)) };
+        assert_eq!(asked(Some(&leased), 5), "wait 5");
+        assert_eq!(asked(Some(&leased), 60), "wait -5", "whoever asked is dead");
+    }
+}

@@ -44,7 +44,7 @@ const LEASE: &str = "\
     WHERE account = $1 AND psp = $2 AND payment_id = ANY($3)";
 
 /// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now. What
-/// a look denies was so when it began.
+/// a look denies was so when it began; without an answer a payment is since its look was due.
 const FINISH: &str = "\
     UPDATE checks SET
         lease_token = NULL,
@@ -56,7 +56,7 @@ const FINISH: &str = "\
         denied_before_at = CASE $9 WHEN 'no_money' THEN denied_at WHEN 'money' THEN NULL ELSE denied_before_at END,
         denied_at = CASE $9 WHEN 'no_money' THEN last_checked_at WHEN 'money' THEN NULL ELSE denied_at END,
         missing_since = CASE $9 WHEN 'unknown' THEN coalesce(missing_since, $10) WHEN 'nothing' THEN missing_since END,
-        unanswered_since = CASE $9 WHEN 'nothing' THEN coalesce(unanswered_since, $10) END,
+        unanswered_since = CASE $9 WHEN 'nothing' THEN coalesce(unanswered_since, LEAST(next_check_at, $10)) END,
         hinted_at = CASE WHEN $9 IN ('nothing', 'unknown') OR hint_seq > $7 THEN hinted_at END,
         next_check_at = LEAST($11, CASE
             WHEN hint_seq > $7 OR standing_since IS DISTINCT FROM $8 THEN next_check_at

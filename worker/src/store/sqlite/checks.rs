@@ -108,7 +108,7 @@ pub(super) async fn lease(
 }
 
 /// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now. What
-/// a look denies was so when it began.
+/// a look denies was so when it began; without an answer a payment is since its look was due.
 pub(super) async fn finish(
     connection: &mut SqliteConnection,
     check: &DueCheck,
@@ -126,7 +126,7 @@ pub(super) async fn finish(
              denied_before_at = CASE ?9 WHEN 'no_money' THEN denied_at WHEN 'money' THEN NULL ELSE denied_before_at END,
              denied_at = CASE ?9 WHEN 'no_money' THEN last_checked_at WHEN 'money' THEN NULL ELSE denied_at END,
              missing_since = CASE ?9 WHEN 'unknown' THEN coalesce(missing_since, ?10) WHEN 'nothing' THEN missing_since END,
-             unanswered_since = CASE ?9 WHEN 'nothing' THEN coalesce(unanswered_since, ?10) END,
+             unanswered_since = CASE ?9 WHEN 'nothing' THEN coalesce(unanswered_since, min(next_check_at, ?10), ?10) END,
              hinted_at = CASE WHEN ?9 IN ('nothing', 'unknown') OR hint_seq > ?7 THEN hinted_at END,
              next_check_at = nullif(min(
                  coalesce(?11, 9223372036854775807),
