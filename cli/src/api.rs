@@ -59,6 +59,13 @@ pub struct TimelinePage {
     pub next_cursor: Option<String>,
 }
 
+/// One page of the operator's list.
+#[derive(Debug, Deserialize)]
+pub struct UnsettledPage {
+    pub items: Vec<Value>,
+    pub next_cursor: Option<String>,
+}
+
 /// One page of a replay.
 #[derive(Debug, Deserialize)]
 pub struct ReplayPage {
@@ -150,6 +157,27 @@ impl Api {
     /// As [`Api::register`].
     pub async fn balance(&self) -> Result<Value, ApiError> {
         self.ask(Method::GET, "/v1/balance", None).await
+    }
+
+    /// How complete webhooks are, of the payments that were decided since then; a week, if absent.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn completeness(&self, since: Option<&str>) -> Result<Value, ApiError> {
+        let since = since.map(|since| format!("?since={}", utf8_percent_encode(since, SEGMENT))).unwrap_or_default();
+        self.ask(Method::GET, &format!("/v1/completeness{since}"), None).await
+    }
+
+    /// One page of the open orders that will not be settled by themselves.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn unsettled(&self, reason: Option<&str>, cursor: Option<&str>, limit: u32) -> Result<UnsettledPage, ApiError> {
+        let more = [("reason", reason), ("cursor", cursor)]
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| format!("&{name}={}", utf8_percent_encode(value, SEGMENT))));
+        let page = self.ask(Method::GET, &format!("/v1/unsettled?limit={limit}{}", more.collect::<String>()), None).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
     }
 
     /// Replays one page of webhooks, or says what that would change.

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{audit, config, demo, explain, psps, replay, send, serve, verify};
+use paybell::commands::{audit, completeness, config, demo, explain, psps, replay, send, serve, unsettled, verify};
 use paybell::output::Outcome;
 
 /// A worker's time is a fifth allocation: of the many small texts that JSON is made of.
@@ -32,6 +32,10 @@ enum Command {
     Explain(explain::Args),
     /// Hold every row of the database against the others: do the books balance?
     Audit(audit::Args),
+    /// Say how many webhooks were late or missed, by account
+    Completeness(completeness::Args),
+    /// List the open orders that will not be settled by themselves, with the reason and what to do
+    Unsettled(unsettled::Args),
     /// Translate kept webhooks again: after a mapping was mended, or an account's settings
     Replay(replay::Args),
     /// Print what each PSP's adapter can do
@@ -57,6 +61,8 @@ async fn main() -> ExitCode {
         Command::Verify(args) => exit(verify::run(&args)),
         Command::Explain(args) => exit(explain::run(args).await),
         Command::Audit(args) => exit(audit::run(args).await),
+        Command::Completeness(args) => exit(completeness::run(args).await),
+        Command::Unsettled(args) => exit(unsettled::run(args).await),
         Command::Psps(args) => exit(psps::run(&args)),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
     };

@@ -96,6 +96,22 @@ pub const STREAM_EVENTS_TOTAL: &str = "paybell_stream_events_total";
 /// Parked events past their deadline, in the whole database; counted up to 10,000.
 pub const PARKED_OVERDUE: &str = "paybell_parked_overdue";
 
+/// Orders that were found expired, by [`BASIS`]: looks at their PSPs, or the clock alone.
+pub const ORDERS_EXPIRED_TOTAL: &str = "paybell_orders_expired_total";
+/// Payments that were decided within the last week, by [`PSP`], [`ACCOUNT`] and [`OUTCOME`]: told first by their webhook, or by
+/// asking, and their webhook was late, is missed, or may still come (pending).
+pub const PAYMENTS_LEARNED: &str = "paybell_payments_learned";
+/// Of those that asking told first and whose webhook came: how many came by each bound `le` after it, in seconds, by [`PSP`] and
+/// [`ACCOUNT`].
+pub const WEBHOOK_LATENESS_BUCKET: &str = "paybell_webhook_lateness_seconds_bucket";
+/// Since an account's last webhook, by [`PSP`] and [`ACCOUNT`]; absent where none ever came.
+pub const WEBHOOK_SILENCE_SECONDS: &str = "paybell_webhook_silence_seconds";
+/// Payments that became due for a webhook since the last one came and had none, by [`PSP`], [`ACCOUNT`] and [`BASIS`]: decided,
+/// as asking told, or registered where nobody can be asked; counted up to 1,000.
+pub const WEBHOOKS_EXPECTED: &str = "paybell_webhooks_expected";
+/// Open orders that will not be settled by themselves, by [`REASON`]; counted up to 10,000.
+pub const ORDERS_UNSETTLED: &str = "paybell_orders_unsettled";
+
 pub const PSP: &str = "psp";
 pub const ACCOUNT: &str = "account";
 pub const OUTCOME: &str = "outcome";
@@ -104,6 +120,9 @@ pub const SECRET: &str = "secret";
 pub const SERVER: &str = "server";
 pub const STAGE: &str = "stage";
 pub const DESTINATION: &str = "destination";
+pub const BASIS: &str = "basis";
+/// The label of histograms' buckets.
+pub const LE: &str = "le";
 
 /// Upper bounds of a histogram's buckets, in seconds. Milliseconds matter for an acknowledgement; 2 s is the publish
 /// budget, 10 s what PSPs wait for; a lag may be hours.
@@ -197,6 +216,18 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(STREAM_CLIENTS, "Clients that follow the stream of changes.");
     describe_counter!(STREAM_EVENTS_TOTAL, "Events that clients of the stream were sent.");
     describe_gauge!(PARKED_OVERDUE, "Parked events past their deadline, in the whole database; counted up to 10,000.");
+    describe_counter!(ORDERS_EXPIRED_TOTAL, "Orders that were found expired, by looks at their PSPs or by the clock alone.");
+    describe_gauge!(
+        PAYMENTS_LEARNED,
+        "Payments decided within the last week, by who told it first: webhook; or asking, and the webhook is late, missed or pending."
+    );
+    describe_gauge!(WEBHOOK_LATENESS_BUCKET, "Webhooks of payments that asking told first, by how long after that they came.");
+    describe_gauge!(WEBHOOK_SILENCE_SECONDS, Unit::Seconds, "Since an account's last webhook.");
+    describe_gauge!(
+        WEBHOOKS_EXPECTED,
+        "Payments that became due for a webhook since the last one came and had none; counted up to 1,000."
+    );
+    describe_gauge!(ORDERS_UNSETTLED, "Open orders that will not be settled by themselves; counted up to 10,000.");
     Ok(handle)
 }
 

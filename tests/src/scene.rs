@@ -11,17 +11,18 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use paybell::simulator::ledger::Ledger;
 use paybell::simulator::stripe::Stripe;
-use paybell::simulator::{Account as SimulatedAccount, Dialect as _, Settings};
+use paybell::simulator::{Account as SimulatedAccount, Dialect as _, Settings, Webhook};
 use paybell_shared::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use paybell_shared::psp::Account;
 use paybell_worker::reconcile::Reconciler;
-use paybell_worker::store::StoredOrder;
+use paybell_worker::store::{Registration, StoredOrder};
 use paybell_worker::transport::HttpTransport;
+use paybell_worker::{consume, expiry, reconcile};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::conformance::store::Bench;
 use crate::shop::configuration;
-use crate::worker::{accounts, context, register};
+use crate::worker::{accounts, context, delivery, message_at, put, register, registration};
 
 const API_KEY: &str = "sk_test_of_the_tests_only";
 /// What every order costs.
@@ -159,6 +160,49 @@ impl Scene {
         let id = self.stripe.ledger_mut().open(order_id, PAID, "EUR", false, self.start);
         register(reconciler.context(), &self.account, order_id, &id, PAID).await;
         id
+    }
+
+    /// The same of an order that ends.
+    ///
+    /// # Panics
+    /// The registration is refused.
+    pub async fn open_until(&self, reconciler: &Reconciler, order_id: &str, expires_at: Timestamp) -> String {
+        let id = self.stripe.ledger_mut().open(order_id, PAID, "EUR", false, self.start);
+        let registration = registration(&self.account, order_id, Some(&id), PAID);
+        put(reconciler.context(), Registration { expires_at: Some(expires_at), ..registration }).await;
+        id
+    }
+
+    /// The webhook of what last happened at the PSP comes, and is applied.
+    ///
+    /// # Panics
+    /// It is not.
+    pub async fn webhook(&self, reconciler: &Reconciler) {
+        let webhook = Webhook::from(self.stripe.ledger().events().last().unwrap());
+        self.comes(reconciler, &webhook).await;
+    }
+
+    /// A webhook comes, and is applied.
+    ///
+    /// # Panics
+    /// It is not.
+    pub async fn comes(&self, reconciler: &Reconciler, webhook: &Webhook) {
+        let message = message_at(&self.account, webhook, self.clock.now());
+        let settled = consume::step(reconciler.context(), &[delivery(1, message)]).await.unwrap();
+        assert_eq!(settled[0].1.as_str(), "done");
+    }
+
+    /// Lets time pass, in which all that is due is asked, and orders expire.
+    ///
+    /// # Panics
+    /// The store does not answer.
+    pub async fn pass(&self, reconciler: &Reconciler, time: Duration, pace: Duration) {
+        let end = self.clock.now().plus(time);
+        while self.clock.now() < end {
+            while reconcile::step(reconciler).await.unwrap().asked > 0 {}
+            expiry::step(reconciler.context()).await.unwrap();
+            self.clock.advance(pace);
+        }
     }
 
     /// # Panics

@@ -1,7 +1,7 @@
 //! The worker's parts in this process: what a step needs, deliveries as the ingress makes them, and parts that fail when
 //! told.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -27,9 +27,10 @@ use paybell_worker::manners::{Ended, Leave, News};
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked,
-    Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position, Positioned, ReferenceKey, Registered, Registration, Scope,
-    Selection, Store, StoreError, StoredBody, StoredOrder, Work,
+    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, DueOrder, Expected,
+    HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position,
+    Positioned, Reason, ReferenceKey, Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredOrder,
+    Unsettled, UnsettledPlace, Work,
 };
 use paybell_worker::{seen, store};
 use uuid::Uuid;
@@ -81,14 +82,32 @@ pub fn accounts(text: &str) -> Vec<Arc<Account>> {
 /// # Panics
 /// It is refused.
 pub async fn register(context: &Context, account: &Account, order_id: &str, payment_id: &str, amount: i64) -> StoredOrder {
-    let registrations = [Registration {
+    put(context, registration(account, order_id, Some(payment_id), amount)).await
+}
+
+/// What the shop says of an order over an amount in EUR, which has no end.
+///
+/// # Panics
+/// Never.
+#[must_use]
+pub fn registration(account: &Account, order_id: &str, payment_id: Option<&str>, amount: i64) -> Registration {
+    Registration {
         order_id: order_id.to_owned(),
         account: key_of(account),
-        payment_id: Some(payment_id.to_owned()),
+        payment_id: payment_id.map(str::to_owned),
         expected: Money::new(amount, Currency::parse("EUR").expect("a currency")),
         expires_at: None,
         operator: "test".to_owned(),
-    }];
+    }
+}
+
+/// Registers an order.
+///
+/// # Panics
+/// It is refused.
+pub async fn put(context: &Context, registration: Registration) -> StoredOrder {
+    let order_id = registration.order_id.clone();
+    let registrations = [registration];
     let work = Work { registrations: &registrations, ..context.work() };
     match context.store.apply(&work).await.expect("the store answers").registrations.remove(0) {
         Registered::Created(order) | Registered::Updated(order) => *order,
@@ -102,7 +121,15 @@ pub async fn register(context: &Context, account: &Account, order_id: &str, paym
 /// It is not accepted.
 #[must_use]
 pub fn message(account: &Account, webhook: &Webhook) -> Message {
-    let now = SystemClock.now();
+    message_at(account, webhook, SystemClock.now())
+}
+
+/// The same, signed and taken at another time.
+///
+/// # Panics
+/// It is not accepted.
+#[must_use]
+pub fn message_at(account: &Account, webhook: &Webhook, now: Timestamp) -> Message {
     let mut headers = HeaderMap::new();
     let settings = Settings { secret: STRIPE_SECRET.to_owned(), ..Settings::default() };
     let call = simulator::stripe::Stripe.sign(&settings, webhook, now.seconds()).expect("a Stripe secret signs");
@@ -176,6 +203,10 @@ impl Store for FailingStore {
         self.store.ask_about(now, payments).await
     }
 
+    async fn hinted(&self, now: Timestamp, hints: &BTreeMap<(AccountKey, String), Timestamp>) -> Result<(), StoreError> {
+        self.store.hinted(now, hints).await
+    }
+
     async fn lease_checks(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedChecks, StoreError> {
         self.store.lease_checks(account, lease).await
     }
@@ -200,6 +231,51 @@ impl Store for FailingStore {
 
     async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
         self.store.due(now, accounts).await
+    }
+
+    async fn lease_orders(&self, now: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<DueOrder>, StoreError> {
+        self.store.lease_orders(now, until, limit).await
+    }
+
+    async fn attend_orders(&self, attended: &[Attended]) -> Result<(), StoreError> {
+        self.store.attend_orders(attended).await
+    }
+
+    async fn learned(&self, since: Timestamp, until: Timestamp) -> Result<Vec<(AccountKey, u64)>, StoreError> {
+        self.store.learned(since, until).await
+    }
+
+    async fn asked_first(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        now: Timestamp,
+        accounts: &[(AccountKey, Duration)],
+    ) -> Result<Vec<AskedFirst>, StoreError> {
+        self.store.asked_first(since, until, now, accounts).await
+    }
+
+    async fn account_states(&self) -> Result<Vec<AccountState>, StoreError> {
+        self.store.account_states().await
+    }
+
+    async fn expected(&self, account: &AccountKey, since: Timestamp, until: Timestamp) -> Result<Expected, StoreError> {
+        self.store.expected(account, since, until).await
+    }
+
+    async fn unsettled(
+        &self,
+        reason: Reason,
+        accounts: &[AccountKey],
+        before: Timestamp,
+        after: Option<&UnsettledPlace>,
+        limit: u32,
+    ) -> Result<Vec<Unsettled>, StoreError> {
+        self.store.unsettled(reason, accounts, before, after, limit).await
+    }
+
+    async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
+        self.store.count_unsettled(reason, accounts, before).await
     }
 
     async fn lease_notices(

@@ -16,10 +16,23 @@ use paybell_tests::servers::{self, free_port};
 use paybell_worker::ids::Ids;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow};
 use paybell_worker::order::Verdict;
-use paybell_worker::store::{AuditReport, Policy, Registration, Review, Scope, Store, StoreError, Work};
+use paybell_worker::store::{AuditReport, Expiry, Policy, Registration, Review, Scope, Store, StoreError, Work};
 
-const TABLES: [&str; 12] =
-    ["meta", "events", "bodies", "orders", "refs", "parkings", "transitions", "checks", "books", "outbox", "notices", "actions"];
+const TABLES: [&str; 13] = [
+    "meta",
+    "events",
+    "bodies",
+    "orders",
+    "refs",
+    "parkings",
+    "transitions",
+    "checks",
+    "books",
+    "outbox",
+    "notices",
+    "actions",
+    "unasked",
+];
 
 #[tokio::test]
 async fn sqlite_names_whatever_is_altered() {
@@ -180,6 +193,17 @@ const ALTERATIONS: &[Alteration] = &[
     ("UPDATE actions SET operator = 'x' WHERE kind = 'reviewed'", "said", "order-5"),
     ("UPDATE actions SET reason = 'x' WHERE kind = 'reviewed'", "said", "order-5"),
     ("UPDATE actions SET at = at + {hour} WHERE kind = 'reviewed'", "said", "order-5"),
+    // Its time.
+    ("DELETE FROM actions WHERE kind = 'expired'", "said", "order-6"),
+    ("UPDATE actions SET kind = 'replayed' WHERE kind = 'expired'", "said", "order-6"),
+    ("UPDATE actions SET order_id = 'order-7' WHERE kind = 'expired'", "said", "order-7"),
+    ("UPDATE actions SET detail = '{}' WHERE kind = 'expired'", "said", "order-6: action "),
+    ("UPDATE actions SET detail = {expired before its end} WHERE kind = 'expired'", "said", "order-6: action "),
+    ("UPDATE orders SET registers = {expired a year later} WHERE id = 'order-6'", "said", "order-6"),
+    ("UPDATE orders SET due_at = NULL WHERE id = 'order-8'", "due", "order-8"),
+    ("DELETE FROM unasked WHERE order_id = 'order-7'", "unasked", "order-7"),
+    ("UPDATE unasked SET order_id = 'order-1' WHERE order_id = 'order-7'", "unasked", "order-1"),
+    ("UPDATE unasked SET order_id = 'ghost' WHERE order_id = 'order-7'", "unasked", "ghost"),
     // Checks, books, epoch.
     ("DELETE FROM checks WHERE payment_id = 'pi_1'", "checks", "stripe/default/pi_1"),
     ("DELETE FROM checks WHERE payment_id = 'pi_only_registered'", "checks", "stripe/default/pi_only_registered"),
@@ -237,6 +261,8 @@ fn in_words_of(bench: &Bench, sql: &str) -> String {
     [
         ("{facts without money}", replaced("facts", "4999", "1")),
         ("{other amount}", replaced("detail", "4999", "1")),
+        ("{expired before its end}", replaced("detail", r#""by":"2026"#, r#""by":"2025"#)),
+        ("{expired a year later}", replaced("registers", r#""expired":"2026"#, r#""expired":"2027"#)),
         ("{other expected}", replaced("registers", r#""expected":{"amount":4999"#, r#""expected":{"amount":4998"#)),
         ("{view of order-2}", of_order_2("view")),
         ("{registers of order-2}", of_order_2("registers")),
@@ -253,7 +279,7 @@ fn in_words_of(bench: &Bench, sql: &str) -> String {
 }
 
 /// Every kind of row: applied, superseded, parked, woken, ignored, quarantined and answered events; orders that are
-/// registered, under review, decided; changes told, given up and still to be told.
+/// registered, under review, decided, expired, about to expire, out of reach; changes told, given up and still to be told.
 async fn populate(bench: &Bench) {
     let work = Populating::new(bench);
     work.register(registration("order-1", Some("pi_1"), 4999)).await;
@@ -276,10 +302,22 @@ async fn populate(bench: &Bench) {
     work.apply(&[with_body(&captured("evt_5", "pi_5", None, 4999))]).await;
     work.decide("order-5").await;
 
+    let end = NOW.plus(FIRST_LOOK);
+    work.register(Registration { expires_at: Some(end), ..registration("order-6", None, 1) }).await;
+    work.expire(Expiry { order_id: "order-6".to_owned(), ends_at: end, by: end, asked: Vec::new() }).await;
+    work.register(registration("order-7", None, 1)).await;
+    work.register(Registration { expires_at: Some(end), ..registration("order-8", Some("pi_8"), 1) }).await;
+
     work.apply(&[Arrival { body: Some(body("evt_ignored")), ..ignored("evt_ignored") }]).await;
     let odd = Content::Quarantined { reason: "odd".to_owned(), fingerprint: "stripe:odd".to_owned() };
     let bare = row(&captured("evt_odd", "pi_1", None, 1));
-    work.apply(&[Arrival { body: Some(body("evt_odd")), rows: vec![InboxRow { content: odd, ..bare }], asks: Vec::new() }]).await;
+    work.apply(&[Arrival {
+        body: Some(body("evt_odd")),
+        rows: vec![InboxRow { content: odd, ..bare }],
+        asks: Vec::new(),
+        heard_at: None,
+    }])
+    .await;
     work.apply(&[with_body(&captured("evt_1", "pi_1", Some("order-1"), 1))]).await;
 
     for (outcome, version) in [("told", 1), ("given_up", 3)] {
@@ -312,6 +350,11 @@ impl<'a> Populating<'a> {
 
     async fn register(&self, registration: Registration) {
         self.store.apply(&Work { registrations: &[registration], ..self.work() }).await.unwrap();
+    }
+
+    async fn expire(&self, expiry: Expiry) {
+        let applied = self.store.apply(&Work { expiries: &[expiry], ..self.work() }).await.unwrap();
+        assert_eq!(applied.expired.len(), 1);
     }
 
     async fn decide(&self, order_id: &str) {
@@ -457,7 +500,7 @@ async fn the_command_tells_by_its_exit_code() {
         let (code, said) = command(&bench.url, &["--json"]).await;
         assert_eq!(code, 0, "{said}");
         let report: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
-        assert_eq!((&report["balanced"], &report["looked_at"]["orders"]), (&true.into(), &5.into()));
+        assert_eq!((&report["balanced"], &report["looked_at"]["orders"]), (&true.into(), &8.into()));
         let (code, said) = command(&bench.url, &[]).await;
         assert!(code == 0 && said.contains("The books balance"), "{code}: {said}");
 

@@ -122,6 +122,12 @@ async fn each_hint_of_a_payment_is_as_good_as_the_first() {
     mollie.stands("tr_1", "ord-1", "paid", "49.99", Some("49.99"));
     assert_eq!(house.hint("id=tr_1").await, 200);
     assert_eq!(shop.until("ord-1", "refunded").await["refunded"], 4999);
+    // What the answer to a hint tells, the webhook told.
+    let (_, report) = shop.get("/v1/completeness").await;
+    let mollie = report["accounts"].as_array().unwrap().iter().find(|line| line["psp"] == "mollie").unwrap();
+    let told = ["payments", "by_webhook", "late", "missed", "pending"].map(|member| mollie[member].as_u64().unwrap());
+    assert_eq!(told, [1, 1, 0, 0, 0], "{mollie:#}");
+    assert!(mollie["last_webhook_at"].is_string(), "{mollie:#}");
     house.end();
 }
 

@@ -6,6 +6,8 @@ mod sqlite {
     paybell_tests::store_suite!(Bench::sqlite);
     paybell_tests::inspect_suite!(Bench::sqlite);
     paybell_tests::checks_suite!(Bench::sqlite);
+    paybell_tests::learning_suite!(Bench::sqlite);
+    paybell_tests::expiry_suite!(Bench::sqlite);
 }
 
 mod postgres {
@@ -18,7 +20,7 @@ mod postgres {
     use paybell_tests::conformance::store::{self, Bench, NOW, arrivals, captured, refund, registration};
     use paybell_tests::servers;
     use paybell_worker::inbox::Outcome;
-    use paybell_worker::store::{Notice, NoticeKey, NoticeOutcome, Registered, StoreError};
+    use paybell_worker::store::{Notice, NoticeKey, NoticeOutcome, Reason, Registered, StoreError};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::watch;
@@ -27,6 +29,8 @@ mod postgres {
     paybell_tests::store_suite!(bench);
     paybell_tests::inspect_suite!(bench);
     paybell_tests::checks_suite!(bench);
+    paybell_tests::learning_suite!(bench);
+    paybell_tests::expiry_suite!(bench);
 
     async fn bench() -> Bench {
         Bench::new(servers::postgres().await.database().await).await
@@ -40,7 +44,7 @@ mod postgres {
             let batch = arrivals(&[captured("evt_1", "pi_1", Some("order-1"), 1), captured(poison, "pi_2", Some("order-2"), 1)]);
             let error = bench.try_apply(&batch, &[], true).await.unwrap_err();
             assert!(matches!(error, StoreError::Refused(_)), "{error:?}");
-            for table in ["events", "orders", "refs", "transitions", "books", "checks"] {
+            for table in ["events", "orders", "refs", "transitions", "books", "checks", "learned", "unasked"] {
                 assert_eq!(bench.count(&format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
             }
         }
@@ -74,7 +78,7 @@ mod postgres {
                  END $$;",
             )
             .await;
-        for table in ["events", "refs", "orders", "books", "checks"] {
+        for table in ["events", "refs", "orders", "books", "checks", "learned"] {
             let trigger = "BEFORE INSERT OR UPDATE ON";
             bench.execute(&format!("CREATE TRIGGER slow {trigger} {table} FOR EACH ROW EXECUTE FUNCTION take_time()")).await;
         }
@@ -84,7 +88,7 @@ mod postgres {
     /// Plans are made while the tables are empty, and kept.
     #[tokio::test]
     async fn rows_are_found_by_their_keys_from_the_first_batch_on() {
-        const BATCHES: usize = 40;
+        const BATCHES: usize = 80;
         let bench = bench().await;
         for n in 0..BATCHES {
             let (id, other) = (format!("pi_{n}"), format!("pi_other_{n}"));
@@ -93,13 +97,27 @@ mod postgres {
             bench.apply(&[captured(&format!("evt_{n}"), &id, Some("order-1"), 100)]).await;
             bench.try_apply(&[], &[registration(&format!("order-{n}-2"), Some(&other), 100)], true).await.unwrap();
             assert!(bench.store.order("order-1").await.unwrap().is_some());
+            look_at_all(&bench).await;
         }
         close_and_wait(&bench).await;
         let scans = "SELECT coalesce(sum(seq_scan), 0)::bigint FROM pg_stat_user_tables
-             WHERE relname IN ('events', 'orders', 'refs', 'parkings', 'transitions', 'checks', 'books')";
+             WHERE relname IN ('events', 'orders', 'refs', 'parkings', 'transitions', 'checks', 'books', 'learned', 'unasked')";
         // Making the indexes scans each table once.
         let scans = bench.count(scans).await;
         assert!(scans < i64::try_from(BATCHES).unwrap() / 2, "{scans} whole tables were read");
+    }
+
+    /// What the watches read, again and again.
+    async fn look_at_all(bench: &Bench) {
+        let (since, until) = (NOW.minus(Duration::from_hours(1)), NOW.plus(Duration::from_hours(1)));
+        bench.store.lease_orders(NOW, until, 10).await.unwrap();
+        bench.store.learned(since, until).await.unwrap();
+        bench.store.asked_first(since, until, until, &[(store::account(), Duration::from_hours(1))]).await.unwrap();
+        bench.store.expected(&store::account(), since, until).await.unwrap();
+        for reason in Reason::ALL {
+            bench.store.unsettled(reason, &[store::account()], until, None, 10).await.unwrap();
+            bench.store.count_unsettled(reason, &[store::account()], until).await.unwrap();
+        }
     }
 
     /// Whoever waits: those due at another destination, and those of a dead one, whose orders' first changes are due in hours.

@@ -4,6 +4,7 @@
 //! all have in common: the bearer token that every request carries, the size of a page.
 
 mod balance;
+mod completeness;
 mod events;
 mod orders;
 mod problem;
@@ -11,6 +12,7 @@ mod replays;
 mod review;
 mod stream;
 mod timeline;
+mod unsettled;
 pub(crate) mod wire;
 
 use std::sync::{Arc, OnceLock};
@@ -140,6 +142,8 @@ fn documented() -> OpenApiRouter {
         .routes(routes!(events::get_event))
         .routes(routes!(events::list_parked))
         .routes(routes!(balance::get_balance))
+        .routes(routes!(completeness::get_completeness))
+        .routes(routes!(unsettled::list_unsettled))
         .routes(routes!(replays::replay_webhooks))
 }
 
@@ -261,6 +265,8 @@ mod tests {
             "/v1/events/{psp}/{account}/{event_id}",
             "/v1/parked",
             "/v1/balance",
+            "/v1/completeness",
+            "/v1/unsettled",
             "/v1/replays",
         ];
         assert_eq!(paths, HashSet::from(expected));

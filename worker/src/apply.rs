@@ -5,13 +5,14 @@
 //! | lock the references that the work speaks of and that lead nowhere yet, then the orders that the others lead to, each sorted | nothing | rolled back; the deliveries come again |
 //! | read known keys, orders, parked events | nothing | the same |
 //! | [`plan`]: resolve, join, judge | nothing | the same |
-//! | write bodies, events, orders, transitions, links, checks, books; commit | everything | before: rolled back; after: the deliveries come again and are duplicates; during: see [`StoreError::Unknown`](crate::store::StoreError) |
+//! | write bodies, events, orders, transitions, links, checks, what was learned, books; commit | everything | before: rolled back; after: the deliveries come again and are duplicates; during: see [`StoreError::Unknown`](crate::store::StoreError) |
 //! | mark seen, acknowledge | | a marker is missing: one look at the database more |
 //!
 //! The reference rows are what keeps a parked event from missing its order's registration: whoever speaks of a reference
 //! holds its row, so parking and registration happen one after the other. Once it leads to an order, the order's row
 //! takes its place: only a replay leads it elsewhere, and for that the replay's transaction is alone.
 
+mod learning;
 mod replay;
 
 use std::collections::btree_map::Entry;
@@ -20,22 +21,25 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use paybell_shared::clock::Timestamp;
-use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind};
+use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
 
 use crate::ids::Ids;
 use crate::inbox::{Content, InboxRow, Outcome};
 use crate::order::{self, AccountKey, Registers};
 use crate::schedule;
 use crate::store::{
-    ActionKind, ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, Decision, EventWrite, KnownEvent, OrderRow, OrderWrite,
-    Plan, ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot, StoredOrder, Together,
-    Transition, Wanted, WokenEvent, Work,
+    ActionKind, ActionWrite, BodyWrite, BookKey, CheckReason, CheckWrite, Decision, EventWrite, Expiry, KnownEvent, Learned,
+    OrderRow, OrderWrite, Plan, ReferenceKey, Registered, Registration, RegistrationConflict, Review, Reviewed, Snapshot,
+    StoredOrder, Together, Transition, UnaskedWrite, Wanted, WokenEvent, Work,
 };
 
 const HOUR_MS: i64 = 3_600_000;
 
 /// Stands for PSP and account where a reference is the merchant's own.
 static MERCHANT: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
+
+/// Who it is that finds an order expired, in its timeline.
+const OURSELVES: &str = "paybell";
 
 /// From a webhook that contradicts what is known to the question what is true: what ends the doubt may be on its way.
 const DOUBT_DELAY: Duration = Duration::from_secs(2);
@@ -58,6 +62,7 @@ pub fn wanted(work: &Work<'_>) -> Wanted {
         wanted.references.extend(registration_references(registration));
     }
     wanted.references.extend(work.reviews.iter().map(|review| order_reference(&review.order_id)));
+    wanted.references.extend(work.expiries.iter().map(|expiry| order_reference(&expiry.order_id)));
     wanted.references.extend(work.wake.iter().cloned());
     wanted.parked_led = work.arrivals.is_empty() && work.registrations.is_empty();
     wanted
@@ -72,6 +77,7 @@ pub fn plan(work: &Work<'_>, snapshot: &Snapshot, ids: &Ids) -> Decision {
     let mut planner = Planner::new(work, snapshot, ids);
     planner.registrations();
     planner.reviews();
+    planner.expiries();
     planner.arrivals();
     planner.resolve();
     planner.finish()
@@ -106,6 +112,8 @@ struct Seeker<'a> {
     event: &'a PaymentEvent,
     foreign_mode: bool,
     received_at: Timestamp,
+    /// When the webhook came that had its PSP asked.
+    heard_at: Option<Timestamp>,
     origin: Origin,
 }
 
@@ -145,6 +153,8 @@ struct Planner<'a> {
     /// Places of answers that left everything as it was: a payment is asked about for months, and each time the same is no
     /// event. As a duplicate, it is counted and not kept.
     idle: BTreeSet<usize>,
+    /// What payments came to, and who told it first.
+    learned: BTreeMap<(AccountKey, String), Learned>,
 }
 
 impl<'a> Planner<'a> {
@@ -163,6 +173,7 @@ impl<'a> Planner<'a> {
             reviewed: Vec::new(),
             unplaced: HashSet::new(),
             idle: BTreeSet::new(),
+            learned: BTreeMap::new(),
         }
     }
 
@@ -237,6 +248,39 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    fn expiries(&mut self) {
+        for expiry in self.work.expiries {
+            self.expire(expiry);
+        }
+    }
+
+    /// Nothing, if the order is not any more as it was when it was found expired: it is looked at again.
+    fn expire(&mut self, expiry: &Expiry) {
+        let Expiry { order_id, ends_at, by, asked } = expiry;
+        let (at, rules, asking) = (self.work.now, &self.work.policy.rules, &self.work.policy.asking);
+        if !self.exists(order_id) {
+            return;
+        }
+        let registers = self.order_mut(order_id);
+        let is_asked = |account: &AccountKey, payment_id: &str| {
+            asked.iter().any(|agreed| agreed.account == *account && agreed.payment_id == payment_id)
+        };
+        let stands = registers.ends_at(registers.view(rules).status) == Some(*ends_at)
+            && registers.payment_keys().all(|(account, id)| !asking.contains_key(account) || is_asked(account, id));
+        if stands && registers.expire(*by) {
+            self.plan.applied.expired.push(order_id.clone());
+            self.plan.actions.push(ActionWrite {
+                id: self.ids.next(),
+                order_id: order_id.clone(),
+                kind: ActionKind::Expired,
+                operator: OURSELVES.to_owned(),
+                reason: None,
+                at,
+                detail: serde_json::json!({ "ends_at": ends_at, "by": by, "asked": asked }),
+            });
+        }
+    }
+
     fn arrivals(&mut self) {
         for arrival in self.work.arrivals {
             let mut body_id = None;
@@ -245,6 +289,9 @@ impl<'a> Planner<'a> {
                     self.plan.applied.events.push((row.key.clone(), None));
                     continue;
                 };
+                if row.source == Source::Webhook {
+                    self.came_in(row);
+                }
                 if let Some(body) = &arrival.body {
                     let id = *body_id.get_or_insert_with(|| {
                         let id = self.ids.next();
@@ -260,7 +307,8 @@ impl<'a> Planner<'a> {
                     && self.plan.events.last().is_some_and(|write| write.outcome == Outcome::Parked)
                 {
                     let origin = Origin::New(self.plan.events.len() - 1);
-                    self.seekers.push(Seeker { event, foreign_mode: *foreign_mode, received_at: row.received_at, origin });
+                    let (foreign_mode, received_at, heard_at) = (*foreign_mode, row.received_at, arrival.heard_at);
+                    self.seekers.push(Seeker { event, foreign_mode, received_at, heard_at, origin });
                 }
             }
         }
@@ -269,6 +317,7 @@ impl<'a> Planner<'a> {
                 event: &parked.event,
                 foreign_mode: parked.foreign_mode,
                 received_at: parked.received_at,
+                heard_at: None,
                 origin: Origin::Parked,
             });
         }
@@ -277,8 +326,8 @@ impl<'a> Planner<'a> {
     /// The row to write for an event, as parked until it finds its order; `None` for a duplicate. The same key with other
     /// facts is kept beside the first one, under a key of its own, and looked at by a person.
     fn admit(&mut self, row: &'a InboxRow) -> Option<EventWrite> {
-        let says = KnownEvent { facts_sha256: row.facts_sha256, mapping_version: row.mapping_version };
-        let known = self.snapshot.known.get(&row.key).or_else(|| self.met.get(&row.key));
+        let says = KnownEvent { facts_sha256: row.facts_sha256, mapping_version: row.mapping_version, source: row.source };
+        let known = self.snapshot.known.get(&row.key).or_else(|| self.met.get(&row.key)).copied();
         let write = |row: InboxRow, outcome| EventWrite {
             row,
             body_id: None,
@@ -298,7 +347,10 @@ impl<'a> Planner<'a> {
                 };
                 Some(write(row.clone(), outcome))
             }
-            Some(known) if *known == says || known.mapping_version != says.mapping_version => None,
+            Some(known) if known.says_as(&says) || known.mapping_version != says.mapping_version => {
+                self.told_again(row, known.source);
+                None
+            }
             Some(_) => {
                 let beside = beside(row);
                 if !self.snapshot.keys_read.contains(&beside.key) {
@@ -326,6 +378,7 @@ impl<'a> Planner<'a> {
         for seeker in waiting {
             if let Origin::New(_) | Origin::Loose(_) = seeker.origin {
                 let key = &seeker.event.key;
+                self.learn(&seeker, None);
                 self.plan.parkings.extend(references(seeker.event).map(|reference| (key.clone(), reference)));
                 self.unplaced(&account_of(key), &seeker.event.payment_id);
             }
@@ -338,6 +391,9 @@ impl<'a> Planner<'a> {
             Target::Conflict => {
                 // Others are parked, or become so: their references are what a person needs to see.
                 let Origin::New(index) = seeker.origin else { return false };
+                if seeker.event.source == Source::Webhook {
+                    self.learn(seeker, None);
+                }
                 self.plan.events[index].outcome = Outcome::Quarantined;
                 let reason = "its references lead to different orders".to_owned();
                 let fingerprint = conflict_fingerprint(&seeker.event.key.psp);
@@ -359,7 +415,10 @@ impl<'a> Planner<'a> {
         let before = self.if_idle(seeker);
         let order = self.order_mut(order_id);
         let before = before.then(|| order.clone());
+        let came_to = order.came_to(&account_of(key), &seeker.event.payment_id);
         let added = order.join(seeker.event, seeker.foreign_mode);
+        self.learn(seeker, came_to);
+        let order = &self.orders[order_id];
         if before.is_some_and(|before| before == *order)
             && let Origin::New(index) = seeker.origin
         {
@@ -461,6 +520,19 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Whether a changed order waits for money, and nobody can be asked about it.
+    fn unasked(&mut self, write: &OrderWrite, before: Option<&OrderRow>) {
+        let asking = &self.work.policy.asking;
+        let unasked = |registers: &Registers, stored: &StoredOrder| {
+            registers.unasked(stored.view.status, |account| asking.contains_key(account)).cloned()
+        };
+        let was = before.is_some_and(|row| unasked(&row.registers, &row.stored).is_some());
+        let account = unasked(&write.registers, &write.stored);
+        if account.is_some() != was {
+            self.plan.unasked.push(UnaskedWrite { order_id: write.stored.id.clone(), account, since: self.work.now });
+        }
+    }
+
     /// Has the PSP asked about payments of a changed order whose facts are in doubt; but not by its own answer, which is
     /// followed by the next question in its time: two looks that agree must be apart.
     fn doubts(&mut self, registers: &Registers) {
@@ -516,6 +588,7 @@ impl<'a> Planner<'a> {
             let write = order_write(&id, registers, known, self.work, self.ids);
             current.insert(id, write.stored.clone());
             if known.is_none_or(|known| known.registers != write.registers) {
+                self.unasked(&write, known);
                 self.standings(&write.registers, known.map(|known| &known.registers));
                 self.doubts(&write.registers);
                 self.plan.orders.push(write);
@@ -530,6 +603,7 @@ impl<'a> Planner<'a> {
             woken.order_version = version_of(&woken.order_id).unwrap_or_default();
         }
         self.plan.destinations.clone_from(&self.work.policy.destinations);
+        self.plan.learned = std::mem::take(&mut self.learned).into_values().collect();
         let is_new = |(reference, _): &(ReferenceKey, String)| !matches!(self.snapshot.references.get(reference), Some(Some(_)));
         self.plan.links = self.links.into_iter().filter(is_new).collect();
         let answers = self.work.reviews.iter().zip(self.reviewed).filter_map(|(review, reviewed)| {
@@ -584,12 +658,13 @@ fn beside(row: &InboxRow) -> InboxRow {
 
 fn order_write(id: &str, registers: Registers, known: Option<&OrderRow>, work: &Work<'_>, ids: &Ids) -> OrderWrite {
     let (view, now) = (registers.view(&work.policy.rules), work.now);
+    let due_at = registers.ends_at(view.status);
     let previous = known.map(|row| &row.stored);
     let previous_version = previous.map_or(0, |stored| stored.version);
     if let Some(stored) = previous
         && stored.view == view
     {
-        return OrderWrite { registers, stored: stored.clone(), previous_version, transition: None };
+        return OrderWrite { registers, stored: stored.clone(), previous_version, due_at, transition: None };
     }
     let review_stood = previous.filter(|stored| stored.view.review == view.review).and_then(|stored| stored.review_since);
     let transition = Transition { id: ids.next(), from: previous.map(|stored| stored.view.status), to: view.status, at: now };
@@ -600,7 +675,7 @@ fn order_write(id: &str, registers: Registers, known: Option<&OrderRow>, work: &
         version: previous_version + 1,
         updated_at: now,
     };
-    OrderWrite { registers, stored, previous_version, transition: Some(transition) }
+    OrderWrite { registers, stored, previous_version, due_at, transition: Some(transition) }
 }
 
 fn registered(
@@ -686,7 +761,8 @@ mod tests {
             source: event.source,
             content: Content::Fact { event: Box::new(event), foreign_mode: false },
         };
-        let plan = plan_of(&[crate::inbox::Arrival { body: None, rows: vec![row], asks: Vec::new() }], &[], &snapshot);
+        let plan =
+            plan_of(&[crate::inbox::Arrival { body: None, rows: vec![row], asks: Vec::new(), heard_at: None }], &[], &snapshot);
         assert_eq!(plan.applied.events, [(key, Some(Outcome::Quarantined))]);
         assert!(plan.orders.is_empty() && plan.links.is_empty(), "{plan:?}");
     }

@@ -4,7 +4,7 @@
 //! translated as they come, and parted into lanes by payment; each lane has one transaction under way, and the next one takes
 //! what has gathered meanwhile.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -133,15 +133,22 @@ async fn translate(context: &Context, deliveries: &[Delivery]) -> (Vec<(Tag, Dis
 /// Has PSPs asked about the payments that webhooks give reason to ask about.
 async fn ask_about(context: &Context, arrivals: &[Arrival]) -> Result<(), StoreError> {
     // Where nobody can be asked, what the webhook itself says is all that will be known.
-    let asks = arrivals.iter().flat_map(|arrival| &arrival.asks);
-    let payments: BTreeSet<_> = asks.filter(|(account, _)| context.policy.asking.contains_key(account)).cloned().collect();
-    if payments.is_empty() {
+    let now = context.clock.now();
+    let mut hints = BTreeMap::new();
+    for (arrival, ask) in arrivals.iter().flat_map(|arrival| arrival.asks.iter().map(move |ask| (arrival, ask))) {
+        if context.policy.asking.contains_key(&ask.0) {
+            let came_at = arrival.heard_at.unwrap_or(now);
+            let first = hints.entry(ask.clone()).or_insert(came_at);
+            *first = came_at.min(*first);
+        }
+    }
+    if hints.is_empty() {
         return Ok(());
     }
-    for (account, _) in &payments {
+    for (account, _) in hints.keys() {
         metrics::counter!(HINTS_TOTAL, PSP => Arc::clone(&account.psp)).increment(1);
     }
-    context.store.ask_about(context.clock.now(), &payments).await
+    context.store.hinted(now, &hints).await
 }
 
 /// What the delivery holds, or what becomes of it if that cannot be read here.

@@ -20,6 +20,8 @@ pub struct Arrival {
     pub rows: Vec<InboxRow>,
     /// Payments that its PSP is to be asked about. If there are no rows, that is all: it was a hint.
     pub asks: Vec<(AccountKey, String)>,
+    /// When the webhook came that this is; of an answer, the webhook that had its PSP asked: `None` where none had.
+    pub heard_at: Option<Timestamp>,
 }
 
 /// The exact bytes of a webhook and what is needed to translate them again.
@@ -107,7 +109,7 @@ impl Arrival {
         if envelope.proof == Proof::Hint
             && let Ok(asks) = asks
         {
-            return Self { body: None, rows: Vec::new(), asks };
+            return Self { body: None, rows: Vec::new(), asks, heard_at: Some(envelope.received_at) };
         }
         let (asks, translated) = match asks {
             Ok(asks) => (asks, account.psp.translate(envelope, account)),
@@ -131,7 +133,7 @@ impl Arrival {
             headers: envelope.headers.clone(),
             bytes: envelope.body.clone(),
         };
-        Self { body: Some(body), rows, asks }
+        Self { body: Some(body), rows, asks, heard_at: Some(envelope.received_at) }
     }
 
     /// What a PSP's answer says; what of it is not understood is kept as a webhook's would be.
@@ -147,7 +149,7 @@ impl Arrival {
             source: Source::Reconciliation,
             content: not_a_fact(unread.error, account, None),
         });
-        Self { body: None, rows: facts.chain(unread).collect(), asks: Vec::new() }
+        Self { body: None, rows: facts.chain(unread).collect(), asks: Vec::new(), heard_at: None }
     }
 }
 

@@ -6,7 +6,8 @@
 //! Beside it: [`reconcile`] asks PSPs about payments, when the [`schedule`] says so and as much as is good [`manners`], by
 //! [`asking`] through [`transport`] with tokens that `access` keeps; [`api`] is the shop's door; [`replay`] translates kept
 //! webhooks again; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`]
-//! counts who waits too long; [`retention`] drops what is old; [`pulse`] says whether the database is there; [`pace`] where a
+//! counts who waits too long; [`expiry`] ends orders whose time is over; [`unsettled`] lists those that nothing ends;
+//! [`completeness`] holds webhooks against payments; [`retention`] drops what is old; [`pulse`] says whether the database is there; [`pace`] where a
 //! batch's time goes; [`ids`] makes random ids.
 
 mod access;
@@ -14,7 +15,9 @@ pub mod api;
 pub mod apply;
 pub mod asking;
 pub mod change;
+pub mod completeness;
 pub mod consume;
+pub mod expiry;
 pub mod ids;
 pub mod inbox;
 pub mod manners;
@@ -33,6 +36,7 @@ pub mod store;
 pub mod tail;
 pub mod timeline;
 pub mod transport;
+pub mod unsettled;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -172,6 +176,9 @@ impl Parts {
             shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));
             shutdown.spawn("reconcile", reconcile::run(reconciler, shutdown.clone()));
             shutdown.spawn("due", reconcile::watch(Arc::clone(&context), shutdown.clone()));
+            shutdown.spawn("expiry", expiry::run(Arc::clone(&context), shutdown.clone()));
+            shutdown.spawn("completeness", completeness::watch(Arc::clone(&context), shutdown.clone()));
+            shutdown.spawn("unsettled", unsettled::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("retention", retention::run(Arc::clone(&context), self.keep_bodies, shutdown.clone()));
             let exchange = queue.exchange().map(|broker| broker.orders_publisher(shutdown));
             let exchange = exchange.map(|publisher| Relay::to_exchange(Arc::clone(&context), publisher));

@@ -19,6 +19,7 @@
 //! | payment: test or live | fits the account or not | once it did not fit, it does not |
 //! | payment: named | the shop named it or not | once named, it stays |
 //! | decisions of operators | each with the picture that it was made on | union; of those on the picture of now the latest counts, of two at one time the refusal |
+//! | order: found expired | the time by which nothing had been paid | the latest; it counts while the order ends no later |
 //!
 //! "Asked" means: told by an answer about how the object stands, not by an event, which may be late whatever its route.
 
@@ -32,11 +33,14 @@ use paybell_shared::money::Money;
 use serde::{Deserialize, Serialize};
 
 use self::history::{History, Observation, Progress};
+pub use self::outcome::CameTo;
 pub use self::review::{Contradicted, Decision, ReviewReason, Saw, SeenPayment, Verdict};
 pub use self::standing::Standing;
 pub use self::view::{LastFailure, OrderStatus, PaymentView, View};
 
+mod expiry;
 mod history;
+mod outcome;
 mod review;
 mod standing;
 #[cfg(test)]
@@ -60,6 +64,9 @@ pub struct Registers {
     /// Sorted, each once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     decisions: Vec<Decision>,
+    /// By then nothing had been paid, as was found when the order's time was over: see `order/expiry.rs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expired: Option<Timestamp>,
 }
 
 /// Names an account of a PSP.
@@ -201,7 +208,8 @@ impl Registers {
         }
     }
 
-    /// What the shop and the operators said, without what any PSP said: joining all its facts again rebuilds the order.
+    /// What the shop and the operators said, and that its time was over, without what any PSP said: joining all its facts again
+    /// rebuilds the order.
     #[must_use]
     pub fn without_facts(&self) -> Self {
         // A payment without facts is there because the shop named it, also where it was stored before that was kept.
@@ -216,6 +224,7 @@ impl Registers {
             accounts: self.accounts.clone(),
             payments: bare.collect(),
             decisions: self.decisions.clone(),
+            expired: self.expired,
         }
     }
 

@@ -356,7 +356,8 @@ async fn apply(reconciler: &Reconciler, account: &Account, check: &DueCheck, tol
     let context = reconciler.context();
     let now = context.clock.now();
     let led_elsewhere = !told.events.is_empty() && told.events.iter().all(|event| event.payment_id != check.payment_id);
-    let arrivals = [Arrival::of_answer(told.events, told.unread, account, now)];
+    let answer = Arrival::of_answer(told.events, told.unread, account, now);
+    let arrivals = [Arrival { heard_at: check.hinted_at, ..answer }];
     let work = Work { arrivals: &arrivals, now, ..context.work() };
     let applied = context.store.apply(&work).await?;
     let in_doubt = applied.in_doubt.contains(&(check.account.clone(), check.payment_id.clone()));

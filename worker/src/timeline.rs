@@ -3,6 +3,7 @@
 //! | line | its row | its time |
 //! |---|---|---|
 //! | registered, reviewed, replayed, other | an action of the shop or an operator | by the worker's clock |
+//! | expired | that its time was over, found by us | the same |
 //! | accepted | a webhook in the inbox | by the ingress's clock |
 //! | answered | an answer of the PSP in the inbox | by the worker's clock, as all below |
 //! | parked | an event that did not find its order | since when it waited |
@@ -32,6 +33,8 @@ pub enum LineKind {
     Registered,
     Reviewed,
     Replayed,
+    /// Its time was over.
+    Expired,
     /// Done by a newer version, which has a word for it.
     Other,
     Accepted,
@@ -307,6 +310,7 @@ fn acted(at: Timestamp, action: Action) -> Line {
             (LineKind::Reviewed, format!("{operator} reviewed the order{decision}{because}"))
         }
         "replayed" => (LineKind::Replayed, format!("{operator} replayed it from its exact bytes{because}")),
+        "expired" => (LineKind::Expired, expired(&detail)),
         other => (LineKind::Other, format!("{operator} did something: {other}{because}")),
     };
     Line { action: Some(Acted { operator, reason, detail }), ..Line::new(at, kind, text) }
@@ -322,6 +326,18 @@ fn registered(detail: &serde_json::Value) -> String {
     let expires = text("expires_at").map(|at| format!("until {at}"));
     let parts: Vec<String> = [money, by, payment, expires].into_iter().flatten().collect();
     if parts.is_empty() { "it".to_owned() } else { parts.join(" ") }
+}
+
+/// By what it was found that nobody had paid in time.
+fn expired(detail: &serde_json::Value) -> String {
+    let end = detail["ends_at"].as_str().map_or_else(String::new, |end| format!(" at {end}"));
+    let asked = detail["asked"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let payments: Vec<&str> = asked.iter().filter_map(|agreed| agreed["payment_id"].as_str()).collect();
+    if payments.is_empty() {
+        format!("its time was over{end}, and no webhook had told of money; nobody could be asked")
+    } else {
+        format!("its time was over{end}; asked twice about {}, its PSP knew of no money", payments.join(", "))
+    }
 }
 
 fn asked(at: Timestamp, check: CheckState) -> Line {

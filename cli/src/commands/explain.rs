@@ -1,20 +1,14 @@
 //! `paybell explain`: what became of an order or an event, from a running Paybell.
 
-use std::path::PathBuf;
-
-use anyhow::{Context as _, anyhow, bail};
-use paybell_shared::config::{Config, Scope};
+use anyhow::anyhow;
 use paybell_shared::event::EventKey;
-use paybell_shared::secret::SecretSource;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
 use crate::api::{Api, ApiError};
 use crate::output::{self, Exit, Failure, Outcome};
-use crate::simulator::http_client;
 
-use super::config::effective_path;
-use super::send::reachable;
+use super::reading::{Reading, failure};
 
 /// As many as the API gives at once.
 const PAGE: u32 = 500;
@@ -38,15 +32,8 @@ pub struct Args {
     /// The most lines of an order's timeline, from its beginning.
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Where the internal API is; default: what the configuration says.
-    #[arg(long, value_name = "URL")]
-    api: Option<String>,
-    /// The internal API's token: `env:NAME`, `file:PATH`, or the token itself; default: the configuration's.
-    #[arg(long, value_name = "T")]
-    token: Option<String>,
-    /// The configuration to take address and token from; default: `PAYBELL_CONFIG`, else paybell-data/paybell.toml.
-    #[arg(long, value_name = "FILE", env = "PAYBELL_CONFIG")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    reading: Reading,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -67,7 +54,7 @@ pub async fn run(args: Args) -> Outcome {
             args.name
         )));
     }
-    let (api, url) = api(&args).map_err(Failure::usage)?;
+    let (api, url) = args.reading.api().map_err(Failure::usage)?;
     let failed = |error| failure(error, &url);
     if !args.event
         && let Some(order) = api.order_as_told(&args.name).await.or_else(absent("order")).map_err(failed)?
@@ -99,60 +86,12 @@ fn event_key(name: &str) -> Option<EventKey> {
     all_there.then(|| EventKey { psp: psp.into(), account: account.into(), event_id: event_id.to_owned() })
 }
 
-fn api(args: &Args) -> anyhow::Result<(Api, String)> {
-    let config = match (&args.api, &args.token, &args.config) {
-        // Nothing of it is needed, and nobody named one.
-        (Some(_), Some(_), None) => None,
-        _ => effective_path(args.config.clone()).map(|path| Config::load(Some(&path))).transpose()?,
-    };
-    let url = match (&args.api, &config) {
-        (Some(url), _) => url.clone(),
-        (None, Some(config)) => format!("http://{}", reachable(config.api.listen)),
-        (None, None) => bail!("no configuration is there that says where the internal API is: name --config or --api"),
-    };
-    let parsed = url::Url::parse(&url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    if parsed.is_none() {
-        bail!("--api {url:?} is no URL, such as http://127.0.0.1:8081");
-    }
-    let configured = config.as_ref().and_then(|config| {
-        let readers = config.api.tokens.iter().filter(|token| token.scopes.contains(&Scope::Read));
-        readers.map(|token| token.secret.clone()).next()
-    });
-    let token = match (&args.token, configured) {
-        (Some(text), _) => SecretSource::parse(text).read("--token")?,
-        (None, Some(secret)) => secret,
-        (None, None) => bail!("no token with the scope `read` is there: name --token, or --config with [api] token"),
-    };
-    let api = Api::new(http_client().context("no HTTP client")?, &url, token.expose());
-    Ok((api, url))
-}
-
 /// Its own word that there is none is an answer; another 404 comes from something else that listens there.
 fn absent<T>(what: &'static str) -> impl FnOnce(ApiError) -> Result<Option<T>, ApiError> {
     move |error| match error {
         ApiError::Refused { status: StatusCode::NOT_FOUND, detail } if detail == format!("no such {what}") => Ok(None),
         error => Err(error),
     }
-}
-
-fn failure(error: ApiError, url: &str) -> Failure {
-    let advice = match &error {
-        ApiError::Unreachable { .. } => {
-            "is it running (`paybell serve`), and is this the address of its internal API ([api] listen)?"
-        }
-        ApiError::Refused { status: StatusCode::UNAUTHORIZED, .. } => {
-            "it does not know this token: is it the one of that process's [api]?"
-        }
-        ApiError::Refused { status: StatusCode::FORBIDDEN, .. } => "this token may not read there",
-        ApiError::Refused { status: StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED, .. } => {
-            "this is not the internal API of this version: is it the address of the ingress, or an older worker?"
-        }
-        ApiError::Refused { status, .. } if status.is_server_error() => "its database is away, or it is starting: try again",
-        ApiError::Refused { .. } | ApiError::Unintelligible(_) => "is something else listening there, a proxy for example?",
-    };
-    let of_caller = matches!(error, ApiError::Refused { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. });
-    let error = anyhow!(error).context(format!("{url}: {advice}"));
-    if of_caller { Failure::usage(error) } else { Failure::unknown(error) }
 }
 
 /// The lines, and whether there are more.

@@ -1,13 +1,16 @@
 //! The commands, one file each.
 
 pub mod audit;
+pub mod completeness;
 pub mod config;
 pub mod demo;
 pub mod explain;
 pub mod psps;
+pub mod reading;
 pub mod replay;
 pub mod send;
 pub mod serve;
+pub mod unsettled;
 pub mod verify;
 
 /// Where `serve` keeps everything on a machine that nobody has configured.

@@ -41,7 +41,7 @@ const REGISTERED_AT_ONCE: usize = 500;
 const DESTINATION: &str = "paybell.orders";
 
 /// What must be the same in two databases that know the same events.
-const SAME: [&str; 7] = [
+const SAME: [&str; 8] = [
     "SELECT concat(count(*), ' events, ', count(order_id), ' with an order, ', count(facts), ' with facts, ', count(body_id),
          ' with a body, ', count(order_version), ' with a version') FROM events",
     "SELECT concat(count(*), ' bodies of ', sum(octet_length(bytes)), ' bytes, ', count(sha256), ' with a hash') FROM bodies",
@@ -49,9 +49,13 @@ const SAME: [&str; 7] = [
      FROM (SELECT kind, count(*) AS names, count(order_id) AS led FROM refs GROUP BY kind) AS kinds",
     "SELECT concat(count(*), ' parkings') FROM parkings",
     "SELECT concat(count(*), ' checks') FROM checks",
+    "SELECT concat(count(*), ' learned, ', count(*) FILTER (WHERE money), ' of them money, ', count(webhook_at), ' by webhook, ',
+         count(asked_at), ' by asking') FROM learned",
     "SELECT concat(sum(count), ' in the books') FROM books",
-    "SELECT string_agg(concat(status, ' ', orders, ', reviewed ', reviewed), ', ' ORDER BY status)
-     FROM (SELECT status, count(*) AS orders, count(review_since) AS reviewed FROM orders GROUP BY status) AS statuses",
+    "SELECT string_agg(concat(status, ' ', orders, ', reviewed ', reviewed, ', due ', due), ', ' ORDER BY status)
+     FROM (
+         SELECT status, count(*) AS orders, count(review_since) AS reviewed, count(due_at) AS due FROM orders GROUP BY status
+     ) AS statuses",
 ];
 /// Fails unless each change has its row in the outbox.
 const CHANGES: &str = "\

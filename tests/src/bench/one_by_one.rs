@@ -2,7 +2,9 @@
 //!
 //! It is given the best of its kind: prepared statements, eight connections that never wait for a pool, translation and
 //! merge by the same code, and no looking for what nobody needs: each of these events finds its order by its payment, so no
-//! reference is read or locked, and nothing is parked. It leaves the same rows as the worker, which `apply` checks.
+//! reference is read or locked, nothing is parked, and no row of what was learned is looked up again, since every event is a
+//! webhook. It leaves the same rows as the worker, which `apply` checks; but for the time of the account's last webhook, at whose
+//! row all of its transactions would meet (the worker writes it every ten seconds).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +17,7 @@ use paybell_shared::psp::Account;
 use paybell_shared::queue::Message;
 use paybell_worker::apply::references;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
-use paybell_worker::order::{Registers, Rules, View};
+use paybell_worker::order::{CameTo, Registers, Rules, View};
 use paybell_worker::schedule::{self, Habits};
 use paybell_worker::store::ReferenceKey;
 use sha2::{Digest as _, Sha256};
@@ -44,7 +46,7 @@ const BODY: &str = "\
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8::json, $9, $10)";
 const ORDER: &str = "\
     UPDATE orders SET status = $2, view = $3::json, registers = $4::json, version = $5, updated_at = $6,
-        review_since = CASE WHEN $7 THEN coalesce(review_since, $6) END
+        review_since = CASE WHEN $7 THEN coalesce(review_since, $6) END, due_at = $8
     WHERE id = $1";
 const TRANSITION: &str = "\
     INSERT INTO transitions (order_id, version, id, from_status, to_status, at, view, destinations, review_since)
@@ -69,6 +71,11 @@ const LOOK_NOW: &str = "\
     ON CONFLICT (psp, account, payment_id) DO UPDATE SET
         hint_seq = c.hint_seq + 1,
         next_check_at = LEAST(c.next_check_at, GREATEST(excluded.next_check_at, c.last_checked_at + interval '2 seconds'))";
+/// Only where the payment was not known to have come to that.
+const LEARN: &str = "\
+    INSERT INTO learned AS l (psp, account, payment_id, money, learned_at, webhook_at) VALUES ($1, $2, $3, $4, $5, $6)
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET money = true, webhook_at = excluded.webhook_at
+    WHERE l.money < excluded.money";
 const BOOKS: &str = "\
     INSERT INTO books (psp, account, hour, outcome, count) VALUES ($1, $2, date_trunc('hour', $3), $4, 1)
     ON CONFLICT (psp, account, hour, outcome) DO UPDATE SET count = books.count + 1";
@@ -127,7 +134,7 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
     let (psp, account) = (&*row.key.psp, &*row.key.account);
     let mut transaction = connection.begin().await?;
     let key = key_of(&work.account);
-    let (mut order, mut moved) = (None, None);
+    let (mut order, mut moved, mut learned) = (None, None, None);
     let (mut facts, mut foreign, mut reason, mut outcome) = (None, false, None, Outcome::Ignored);
     match &row.content {
         Content::Fact { event, foreign_mode } => {
@@ -136,6 +143,7 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
             let mut registers: Registers = serde_json::from_str(locked.try_get("registers")?)?;
             let before: View = serde_json::from_str(locked.try_get("view")?)?;
             let stood = registers.standing(&key, &event.payment_id);
+            learned = CameTo::of(&event.fact).filter(|now| registers.came_to(&key, &event.payment_id) < Some(*now));
             let added = registers.join(event, *foreign_mode);
             let stands = registers.standing(&key, &event.payment_id);
             moved = stands.filter(|stands| Some(*stands) != stood);
@@ -165,7 +173,9 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
     if let Some((id, before, view, registers, version, true)) = &order {
         let (status, shown) = (view.status.as_str(), serde_json::to_string(view)?);
         let update = sqlx::query(ORDER).bind(id).bind(status).bind(&shown).bind(serde_json::to_string(registers)?);
-        let updated = update.bind(version).bind(now).bind(view.review.is_some()).execute(&mut *transaction).await?;
+        let update = update.bind(version).bind(now).bind(view.review.is_some());
+        let due_at = registers.ends_at(view.status).map(OffsetDateTime::from);
+        let updated = update.bind(due_at).execute(&mut *transaction).await?;
         ensure!(updated.rows_affected() == 1, "the order {id} is gone");
         if view != before {
             let insert = sqlx::query(TRANSITION).bind(id).bind(version).bind(Uuid::from_u128(rand::random()));
@@ -190,6 +200,10 @@ async fn transact(connection: &mut PgConnection, work: &Work, row: InboxRow, bod
             let check = sqlx::query(LOOK_NOW).bind(psp).bind(account).bind(&event.payment_id).bind(now + DOUBT_DELAY);
             check.execute(&mut *transaction).await?;
         }
+    }
+    if let (Content::Fact { event, .. }, Some(came_to)) = (&row.content, learned) {
+        let insert = sqlx::query(LEARN).bind(psp).bind(account).bind(&event.payment_id).bind(came_to == CameTo::Money);
+        insert.bind(now).bind(received_at).execute(&mut *transaction).await?;
     }
     if work.books {
         let line = sqlx::query(BOOKS).bind(psp).bind(account).bind(received_at).bind(outcome.as_str());

@@ -1,7 +1,9 @@
 //! One suite a port: what every backend of it must do.
 
 pub mod checks;
+pub mod expiry;
 pub mod inspect;
+pub mod learning;
 pub mod queue;
 pub mod replay;
 pub mod store;

@@ -23,8 +23,8 @@ use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
 use paybell_worker::order::{AccountKey, OrderStatus, ReviewReason, Rules, Verdict};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    Applied, Backlog, Notice, NoticeKey, NoticeOutcome, Policy, Registered, Registration, RegistrationConflict, Review, Reviewed,
-    Store, StoreError, StoredOrder, Work, connect,
+    Applied, Backlog, Expiry, Notice, NoticeKey, NoticeOutcome, Policy, Registered, Registration, RegistrationConflict, Review,
+    Reviewed, Store, StoreError, StoredOrder, Work, connect,
 };
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -171,6 +171,33 @@ impl Bench {
     pub async fn apply_at(&self, now: Timestamp, events: &[PaymentEvent]) {
         let policy = Policy { events_create_orders: true, ..self.policy.clone() };
         self.store.apply(&Work { arrivals: &arrivals(events), ..Work::new(&policy, &self.ids, now) }).await.unwrap();
+    }
+
+    /// One transaction, under `registration = "optional"`.
+    ///
+    /// # Panics
+    /// On any error of the store.
+    pub async fn apply_arrivals_at(&self, now: Timestamp, arrivals: &[Arrival]) {
+        let policy = Policy { events_create_orders: true, ..self.policy.clone() };
+        self.store.apply(&Work { arrivals, ..Work::new(&policy, &self.ids, now) }).await.unwrap();
+    }
+
+    /// The shop registers an order, then.
+    ///
+    /// # Panics
+    /// On any error of the store.
+    pub async fn register_at(&self, now: Timestamp, registration: Registration) {
+        let work = Work::new(&self.policy, &self.ids, now);
+        self.store.apply(&Work { registrations: &[registration], ..work }).await.unwrap();
+    }
+
+    /// Orders are found expired, then.
+    ///
+    /// # Panics
+    /// On any error of the store.
+    pub async fn expire_at(&self, now: Timestamp, expiries: &[Expiry]) -> Vec<String> {
+        let work = Work::new(&self.policy, &self.ids, now);
+        self.store.apply(&Work { expiries, ..work }).await.unwrap().expired
     }
 
     #[must_use]
@@ -622,7 +649,7 @@ pub async fn what_a_crash_left_parked_is_found_and_woken(bench: &Bench) {
 #[must_use]
 pub fn received(event: &PaymentEvent, at: Timestamp) -> Arrival {
     let body = Some(Body { received_at: at, ..body(b"{}") });
-    Arrival { body, rows: vec![InboxRow { received_at: at, ..row(event) }], asks: Vec::new() }
+    Arrival { body, rows: vec![InboxRow { received_at: at, ..row(event) }], asks: Vec::new(), heard_at: None }
 }
 
 pub async fn old_bodies_go_and_keys_stay(bench: &Bench) {
@@ -1202,7 +1229,7 @@ pub fn row(event: &PaymentEvent) -> InboxRow {
 
 #[must_use]
 pub fn arrival(event: &PaymentEvent) -> Arrival {
-    Arrival { body: None, rows: vec![row(event)], asks: Vec::new() }
+    Arrival { body: None, rows: vec![row(event)], asks: Vec::new(), heard_at: None }
 }
 
 #[must_use]
@@ -1215,7 +1242,7 @@ pub fn arrivals(events: &[PaymentEvent]) -> Vec<Arrival> {
 pub fn ignored(id: &str) -> Arrival {
     let content = Content::Ignored { reason: "not a payment".to_owned() };
     let bare = row(&captured(id, "pi_1", None, 1));
-    Arrival { body: None, rows: vec![InboxRow { facts_sha256: [0; 32], content, ..bare }], asks: Vec::new() }
+    Arrival { body: None, rows: vec![InboxRow { facts_sha256: [0; 32], content, ..bare }], asks: Vec::new(), heard_at: None }
 }
 
 #[must_use]

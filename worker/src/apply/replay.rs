@@ -355,7 +355,7 @@ fn seek<'a>(planner: &mut Planner<'a>, looking: Looking<'a>) {
     let write = EventWrite { row: row_now, body_id, outcome, order_id: None, order_version: None, secret_name, at };
     planner.plan.events.push(write);
     if let Content::Fact { event, foreign_mode } = &row.content {
-        planner.seekers.push(Seeker { event, foreign_mode: *foreign_mode, received_at: row.received_at, origin });
+        planner.seekers.push(Seeker { event, foreign_mode: *foreign_mode, received_at: row.received_at, heard_at: None, origin });
     }
 }
 

@@ -110,6 +110,11 @@ impl<S: Progress> History<S> {
         self.0.iter().rev().take_while(|seen| seen.version > version).any(|seen| seen.state == state)
     }
 
+    /// Whether it was ever told to be in `state`.
+    pub fn was(&self, state: S) -> bool {
+        self.0.iter().any(|seen| seen.state == state)
+    }
+
     pub fn doubt(&self) -> Option<Doubt> {
         let latest = self.latest();
         let start = self.0.iter().rposition(|seen| !seen.says_as(&latest))? + 1;

@@ -154,7 +154,7 @@ impl Registers {
 
     /// Where the order stands if nothing is undecided.
     pub(super) fn settled_status(&self, judgement: &Judgement<'_>) -> OrderStatus {
-        let facts = judgement.sums.status(self.expected);
+        let facts = self.expired_status(judgement.sums.status(self.expected));
         judgement.questions().fold(facts, |status, saw| match (self.verdict(&saw), saw.reason) {
             (None, _) | (Some(Verdict::Accept), ReviewReason::Contradiction) => status,
             (Some(Verdict::Accept), _) => {

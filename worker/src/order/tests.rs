@@ -8,6 +8,7 @@ use paybell_shared::money::Currency;
 use super::*;
 
 mod complaints;
+mod expiry;
 mod histories;
 mod laws;
 mod ledger;

@@ -12,7 +12,8 @@
 //! does not fit any order (`currency_mismatch`).
 //!
 //! The order's status: `under_review` while a review stands, else the first of [`OrderStatus`] that holds; but what an
-//! operator decided comes first, as `order/review.rs` says.
+//! operator decided comes first, as `order/review.rs` says, and an order whose time is over does not wait, as `order/expiry.rs`
+//! says.
 
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{CaptureState, DisputeState, FactVersion, PaymentState, RefundState};
@@ -119,6 +120,12 @@ impl OrderStatus {
             Self::Canceled => "canceled",
             Self::Expired => "expired",
         }
+    }
+
+    /// It waits for money that may still come.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Pending | Self::Authorized | Self::PartiallyPaid)
     }
 }
 

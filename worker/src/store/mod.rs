@@ -4,7 +4,9 @@
 //! written before the commit (design decision 5). No SQL, row or transaction appears outside this folder.
 
 mod audit;
+mod expiry;
 mod inspect;
+mod learning;
 mod outbox;
 pub mod postgres;
 mod replay;
@@ -12,6 +14,7 @@ mod retention;
 mod rows;
 pub mod sqlite;
 mod stream;
+mod unsettled;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -23,7 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use paybell_shared::clock::Timestamp;
-use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, compare_shared};
+use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source, compare_shared};
 use paybell_shared::money::Money;
 use serde::Serialize;
 use sqlx::SqlSafeStr as _;
@@ -31,13 +34,16 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use uuid::Uuid;
 
 pub use self::audit::{AuditReport, Finding, Scope};
+pub use self::expiry::{Agreed, Attended, DueOrder, Expiry, Looks, UnaskedWrite};
 pub use self::inspect::{Action, CheckState, InboxEntry, Moment, MomentKind, MomentRow, NoticeState, Place, StoredEvent};
+pub use self::learning::{AccountState, AskedFirst, EXPECTED_COUNTED_MAX, Expected, LATENESS_S, Learned};
 pub use self::outbox::{Backlog, Notice, NoticeKey, NoticeOutcome};
 pub use self::replay::{
     BodyPlace, EventChange, EventState, KeptEvent, OrderChange, ReplacedEvent, Replay, Replayed, Selection, StoredBody,
 };
 pub use self::retention::Kept;
 pub use self::stream::{Position, Positioned};
+pub use self::unsettled::{Reason, UNSETTLED_COUNTED_MAX, Unsettled, UnsettledPlace};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
 use crate::manners::{Ended, Leave, Manners, News};
@@ -95,6 +101,13 @@ pub trait Store: Send + Sync {
     /// The database does not answer: nothing was done.
     async fn ask_about(&self, now: Timestamp, payments: &BTreeSet<(AccountKey, String)>) -> Result<(), StoreError>;
 
+    /// As [`Store::ask_about`], because of webhooks that prove nothing by themselves, each with the time when it came: what the
+    /// answers tell was told by them.
+    ///
+    /// # Errors
+    /// The database does not answer: nothing was done.
+    async fn hinted(&self, now: Timestamp, hints: &BTreeMap<(AccountKey, String), Timestamp>) -> Result<(), StoreError>;
+
     /// Leases an account's payments that are due, oldest first, as many as its manners allow now; committing the lease: whoever
     /// dies with one loses it at `until`. A payment with a live lease is not due.
     ///
@@ -132,6 +145,72 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The database does not answer.
     async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError>;
+
+    /// Leases orders whose time is over, or of which a version before this one did not write when that is; committing the lease:
+    /// they are due again at `until`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn lease_orders(&self, now: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<DueOrder>, StoreError>;
+
+    /// Ends the attendance of orders, in one transaction; whoever lost its lease, or whose order changed meanwhile, changes
+    /// nothing of it.
+    ///
+    /// # Errors
+    /// The database does not answer: the orders are due again when the lease ends.
+    async fn attend_orders(&self, attended: &[Attended]) -> Result<(), StoreError>;
+
+    /// How many payments were first decided within a time, by account.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn learned(&self, since: Timestamp, until: Timestamp) -> Result<Vec<(AccountKey, u64)>, StoreError>;
+
+    /// For each of the accounts (with how long its PSP sends a webhook again): the payments of which asking told first, within
+    /// that time, what they came to; by what had become of their webhooks at `now`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn asked_first(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        now: Timestamp,
+        accounts: &[(AccountKey, Duration)],
+    ) -> Result<Vec<AskedFirst>, StoreError>;
+
+    /// What is kept of every account.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn account_states(&self) -> Result<Vec<AccountState>, StoreError>;
+
+    /// How many payments of an account became due for a webhook after `since` and by `until`, and had none; each counted up to
+    /// [`EXPECTED_COUNTED_MAX`].
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn expected(&self, account: &AccountKey, since: Timestamp, until: Timestamp) -> Result<Expected, StoreError>;
+
+    /// Open orders that are not settled for this reason since before `before`, oldest first, from behind `after`; where the
+    /// reason is an account's, of these accounts.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn unsettled(
+        &self,
+        reason: Reason,
+        accounts: &[AccountKey],
+        before: Timestamp,
+        after: Option<&UnsettledPlace>,
+        limit: u32,
+    ) -> Result<Vec<Unsettled>, StoreError>;
+
+    /// How many there are, counted up to [`UNSETTLED_COUNTED_MAX`].
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError>;
 
     /// Leases, of every order that has something to tell this destination, the lowest version that it was not told, if
     /// that is due; committing the lease.
@@ -262,6 +341,7 @@ pub struct Work<'a> {
     pub arrivals: &'a [Arrival],
     pub registrations: &'a [Registration],
     pub reviews: &'a [Review],
+    pub expiries: &'a [Expiry],
     /// These come alone.
     pub replays: &'a [Replay],
     /// Names that lead to an order, under which parked events are to be woken.
@@ -278,7 +358,18 @@ impl<'a> Work<'a> {
     /// Nothing to do yet.
     #[must_use]
     pub const fn new(policy: &'a Policy, ids: &'a Ids, now: Timestamp) -> Self {
-        Self { arrivals: &[], registrations: &[], reviews: &[], replays: &[], wake: &[], dry_run: false, now, ids, policy }
+        Self {
+            arrivals: &[],
+            registrations: &[],
+            reviews: &[],
+            expiries: &[],
+            replays: &[],
+            wake: &[],
+            dry_run: false,
+            now,
+            ids,
+            policy,
+        }
     }
 }
 
@@ -365,6 +456,8 @@ pub struct Applied {
     pub in_doubt: BTreeSet<(AccountKey, String)>,
     /// Parked events that found their order.
     pub woken: usize,
+    /// The orders that were found expired.
+    pub expired: Vec<String>,
     pub transitions: usize,
 }
 
@@ -463,10 +556,19 @@ const WAKING_MAX: usize = 200;
 /// registration must not make a transaction of any size.
 pub const PARKED_MAX: usize = 500;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownEvent {
     pub facts_sha256: [u8; 32],
     pub mapping_version: u32,
+    /// Who told it first.
+    pub source: Source,
+}
+
+impl KnownEvent {
+    /// Whoever tells it.
+    pub(crate) fn says_as(&self, other: &Self) -> bool {
+        (self.facts_sha256, self.mapping_version) == (other.facts_sha256, other.mapping_version)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -576,7 +678,12 @@ pub struct Plan {
     pub links: Vec<(ReferenceKey, String)>,
     /// Names under which a parked event waits.
     pub parkings: Vec<(EventKey, ReferenceKey)>,
+    pub unasked: Vec<UnaskedWrite>,
     pub checks: Vec<CheckWrite>,
+    /// What payments came to, sorted by key.
+    pub learned: Vec<Learned>,
+    /// When the last webhook of each account came.
+    pub webhooks: BTreeMap<AccountKey, Timestamp>,
     pub books: BTreeMap<BookKey, i64>,
     pub actions: Vec<ActionWrite>,
     /// Who is told of the orders' transitions.
@@ -615,6 +722,8 @@ pub enum ActionKind {
     Registered,
     Reviewed,
     Replayed,
+    /// Its time was over: not by a person.
+    Expired,
 }
 
 impl ActionKind {
@@ -624,6 +733,7 @@ impl ActionKind {
             Self::Registered => "registered",
             Self::Reviewed => "reviewed",
             Self::Replayed => "replayed",
+            Self::Expired => "expired",
         }
     }
 }
@@ -664,6 +774,8 @@ pub struct OrderWrite {
     pub stored: StoredOrder,
     /// The version that was read; 0: the order is new.
     pub previous_version: i64,
+    /// When its time is over.
+    pub due_at: Option<Timestamp>,
     /// Present where the view changed.
     pub transition: Option<Transition>,
 }
@@ -752,6 +864,8 @@ pub struct DueCheck {
     pub first_seen_at: Option<Timestamp>,
     pub missing_since: Option<Timestamp>,
     pub unanswered_since: Option<Timestamp>,
+    /// When the webhook came that had it asked; `None`: none did, or a look has answered it.
+    pub hinted_at: Option<Timestamp>,
 }
 
 /// What became of a look.
@@ -900,15 +1014,17 @@ pub fn open_to_read(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectEr
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
 type Step = (i64, &'static str, &'static str);
 
-const POSTGRES_STEPS: [Step; 3] = [
+const POSTGRES_STEPS: [Step; 4] = [
     (1, "inbox and orders", include_str!("../../migrations/postgres/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/postgres/0002_telling_and_asking_why.sql")),
     (3, "asking", include_str!("../../migrations/postgres/0003_asking.sql")),
+    (5, "learning", include_str!("../../migrations/postgres/0005_learning.sql")),
 ];
-const SQLITE_STEPS: [Step; 3] = [
+const SQLITE_STEPS: [Step; 4] = [
     (1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/sqlite/0002_telling_and_asking_why.sql")),
     (3, "asking", include_str!("../../migrations/sqlite/0003_asking.sql")),
+    (5, "learning", include_str!("../../migrations/sqlite/0005_learning.sql")),
 ];
 
 /// The last step that was taken, `None` if none ever was, must be this program's last one.

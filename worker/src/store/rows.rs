@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{
-    BodyPlace, Change, KeptEvent, KnownEvent, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Said, Selection, StoreError,
-    StoredBody, StoredOrder,
+    AskedFirst, BodyPlace, Change, KeptEvent, KnownEvent, LATENESS_S, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Said,
+    Selection, StoreError, StoredBody, StoredOrder,
 };
 use crate::inbox::{Body, Content, InboxRow, Outcome};
 use crate::manners::Manners;
@@ -145,9 +145,16 @@ pub(super) fn status(text: &str, key: &str) -> Result<OrderStatus, StoreError> {
     found.ok_or_else(|| inconsistent("orders", "status", key, format!("{text:?} is no status")))
 }
 
-pub(super) fn known_event(key: &EventKey, facts_sha256: &[u8], mapping_version: i64) -> Result<KnownEvent, StoreError> {
+pub(super) fn known_event(
+    key: &EventKey,
+    facts_sha256: &[u8],
+    mapping_version: i64,
+    source: &str,
+) -> Result<KnownEvent, StoreError> {
     let bad = |column, problem| inconsistent("events", column, key, problem);
+    let known = [Source::Webhook, Source::Reconciliation].into_iter().find(|known| source_name(*known) == source);
     Ok(KnownEvent {
+        source: known.ok_or_else(|| bad("source", "it is no source"))?,
         facts_sha256: facts_sha256.try_into().map_err(|_| bad("facts_sha256", "it has not 32 bytes"))?,
         mapping_version: u32::try_from(mapping_version).map_err(|_| bad("mapping_version", "it is out of range"))?,
     })
@@ -180,9 +187,8 @@ impl KeptColumns {
     pub fn read(self) -> Result<KeptEvent, StoreError> {
         let Self { key, event_type, facts, foreign_mode, order_id, received_at, .. } = self;
         let bad = |column, problem: &str| inconsistent("events", column, &key, problem);
-        let KnownEvent { facts_sha256, mapping_version } = known_event(&key, &self.facts_sha256, self.mapping_version)?;
-        let source = [Source::Webhook, Source::Reconciliation].into_iter().find(|source| source_name(*source) == self.source);
-        let source = source.ok_or_else(|| bad("source", "it is no source"))?;
+        let KnownEvent { facts_sha256, mapping_version, source } =
+            known_event(&key, &self.facts_sha256, self.mapping_version, &self.source)?;
         let outcome = Outcome::parse(&self.outcome).ok_or_else(|| bad("outcome", "it is no outcome"))?;
         let reason = self.reason.unwrap_or_default();
         let content = match (facts, outcome) {
@@ -276,7 +282,11 @@ pub(super) fn writes_nothing(plan: &Plan) -> bool {
         unlinks,
         links,
         parkings,
+        unasked,
         checks,
+        learned,
+        // That one came is not worth a transaction of its own.
+        webhooks: _,
         books,
         actions,
         destinations: _,
@@ -290,7 +300,9 @@ pub(super) fn writes_nothing(plan: &Plan) -> bool {
         && unlinks.is_empty()
         && links.is_empty()
         && parkings.is_empty()
+        && unasked.is_empty()
         && checks.is_empty()
+        && learned.is_empty()
         && books.is_empty()
         && actions.is_empty()
 }
@@ -314,6 +326,7 @@ pub(super) fn from_json<T: DeserializeOwned>(
         |error: serde_json::Error| format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column());
     serde_json::from_str(text).map_err(|error| inconsistent(table, column, key, problem(error)))
 }
+
 /// An account's manners.
 pub(super) fn manners(text: Option<&str>, account: &AccountKey) -> Result<Manners, StoreError> {
     let key = || format!("{}/{}", account.psp, account.account);
@@ -328,4 +341,35 @@ pub(super) const fn said(said: Said) -> &'static str {
         Said::Unknown => "unknown",
         Said::Nothing => "nothing",
     }
+}
+
+/// The columns that count by each bound of lateness; `lateness` is an expression in seconds.
+pub(super) fn lateness_columns(lateness: &str) -> String {
+    let by = LATENESS_S.iter().enumerate();
+    by.fold(String::new(), |sql, (place, bound)| sql + &format!(", count(*) FILTER (WHERE {lateness} <= {bound}) AS by_{place}"))
+}
+
+/// An account's payments that asking told first: `late`, `pending`, `all_of_them`, `came`, and [`lateness_columns`].
+pub(super) fn asked_first(
+    account: &AccountKey,
+    count: impl Fn(&str) -> Result<i64, StoreError>,
+) -> Result<AskedFirst, StoreError> {
+    let count = |column: &str| {
+        let count = count(column)?;
+        u64::try_from(count).map_err(|_| inconsistent("learned", "a count", column, "it is negative"))
+    };
+    let (late, pending, all_of_them) = (count("late")?, count("pending")?, count("all_of_them")?);
+    let mut came_by = [0; LATENESS_S.len() + 1];
+    for (place, by) in came_by.iter_mut().enumerate() {
+        *by = count(&if place < LATENESS_S.len() { format!("by_{place}") } else { "came".to_owned() })?;
+    }
+    Ok(AskedFirst { account: account.clone(), late, missed: all_of_them - late - pending, pending, came_by })
+}
+
+/// Orders of these statuses wait for money: [`OrderStatus::is_open`] in SQL.
+pub(super) const OPEN: &str = "('pending', 'authorized', 'partially_paid')";
+
+/// What cannot be read was written by a newer version, or is damaged: it must not keep all others from being attended to.
+pub(super) fn attendable(order: Result<OrderRow, StoreError>) -> Option<OrderRow> {
+    order.inspect_err(|error| tracing::error!(%error, "an order cannot be attended to by this version: it cannot be read")).ok()
 }

@@ -254,6 +254,8 @@ struct PspCounts {
 struct Settled {
     differences: Vec<Difference>,
     balance: serde_json::Value,
+    /// `/v1/completeness`, while the demo's clock is still ahead.
+    completeness: serde_json::Value,
     /// Orders by status: the ledgers' count, Paybell's count.
     statuses: BTreeMap<String, (usize, usize)>,
 }
@@ -457,7 +459,8 @@ impl Performance {
                     let problem = unbooked.unwrap_or_else(|| "the books do not stand still".to_owned());
                     self.note(|record| record.problems.push(problem));
                 }
-                return Ok(Settled { differences, balance, statuses: self.statuses(&found) });
+                let completeness = self.api.completeness(None).await?;
+                return Ok(Settled { differences, balance, completeness, statuses: self.statuses(&found) });
             }
             before = balance;
             if !differences.is_empty() && Instant::now() >= leaps {
@@ -540,6 +543,7 @@ impl Performance {
                 lost: orders.iter().filter(|order| order.lost).count(),
                 acknowledged: counts.acknowledged,
                 duplicates: counts.duplicates,
+                told: sheet::told(&settled.completeness, player.account.dialect.psp(), player.name),
             }
         });
         lines.collect()

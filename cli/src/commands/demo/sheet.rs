@@ -63,6 +63,17 @@ pub struct PspLine {
     pub acknowledged: u64,
     /// Of these, copies.
     pub duplicates: u64,
+    pub told: Told,
+}
+
+/// Who told first what payments came to, as `/v1/completeness` has it.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Told {
+    pub by_webhook: u64,
+    /// Asking was first; the webhook came after all.
+    pub late: u64,
+    /// Asking told it, and no webhook came.
+    pub by_asking_alone: u64,
 }
 
 /// Everything that is said at the end.
@@ -171,6 +182,16 @@ impl Sheet {
         for (outcome, count) in outcomes(&self.balance) {
             rows.push([format!("inbox: {outcome}"), count.to_string()]);
         }
+        let told = |count: fn(&Told) -> u64| self.psps.iter().map(|line| count(&line.told)).sum::<u64>();
+        rows.push([
+            "payments decided".to_owned(),
+            format!(
+                "{} told by their webhook, {} by asking before it came, {} by asking alone",
+                told(|told| told.by_webhook),
+                told(|told| told.late),
+                told(|told| told.by_asking_alone)
+            ),
+        ]);
         rows.push(["acknowledgement".to_owned(), format!("{}; request to answer", self.acknowledgement.text())]);
         rows.push([
             "lag webhook to order".to_owned(),
@@ -186,9 +207,23 @@ impl Sheet {
                 line.lost.to_string(),
                 line.acknowledged.to_string(),
                 line.duplicates.to_string(),
+                line.told.by_webhook.to_string(),
+                line.told.late.to_string(),
+                line.told.by_asking_alone.to_string(),
             ]
         });
-        let header = ["PSP", "webhooks are", "orders", "that agree", "without webhooks", "acknowledged", "of these duplicates"];
+        let header = [
+            "PSP",
+            "webhooks are",
+            "orders",
+            "that agree",
+            "without webhooks",
+            "acknowledged",
+            "of these duplicates",
+            "told by webhook",
+            "late",
+            "by asking alone",
+        ];
         output::line(output::table(header, lines));
         let statuses =
             self.statuses.iter().map(|(status, (ledger, paybell))| [status.clone(), ledger.to_string(), paybell.to_string()]);
@@ -252,6 +287,20 @@ pub fn booked(balance: &Value, psp: &str, account: &str) -> u64 {
     let lines = balance["events"].as_array().into_iter().flatten();
     let own = lines.filter(|line| line["psp"] == psp && line["account"] == account);
     own.filter_map(|line| line["count"].as_u64()).sum()
+}
+
+/// Who told first what an account's payments came to.
+pub fn told(completeness: &Value, psp: &str, account: &str) -> Told {
+    let lines = completeness["accounts"].as_array().into_iter().flatten();
+    let own = lines.filter(|line| line["psp"] == psp && line["account"] == account);
+    own.fold(Told::default(), |told, line| {
+        let count = |member: &str| line[member].as_u64().unwrap_or_default();
+        Told {
+            by_webhook: told.by_webhook + count("by_webhook"),
+            late: told.late + count("late"),
+            by_asking_alone: told.by_asking_alone + count("missed") + count("pending"),
+        }
+    })
 }
 
 const fn words(forgery: Forgery) -> &'static str {

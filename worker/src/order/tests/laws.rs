@@ -50,14 +50,14 @@ fn any_fact() -> impl Strategy<Value = Fact> {
 }
 
 /// A fact, and whether its mode is foreign.
-fn any_event() -> impl Strategy<Value = (PaymentEvent, bool)> {
+pub(super) fn any_event() -> impl Strategy<Value = (PaymentEvent, bool)> {
     let told = prop::sample::select(vec![event, event, answer, numbered]);
     let payment_id = prop::sample::select(vec!["a", "b"]);
     (0_i64..5, payment_id, any_fact(), told, prop::bool::weighted(0.05))
         .prop_map(|(at_s, payment_id, fact, told, foreign_mode)| (told(at_s, payment_id, fact), foreign_mode))
 }
 
-fn any_events() -> impl Strategy<Value = Vec<(PaymentEvent, bool)>> {
+pub(super) fn any_events() -> impl Strategy<Value = Vec<(PaymentEvent, bool)>> {
     prop::collection::vec(any_event(), 0..10)
 }
 
@@ -71,7 +71,7 @@ fn any_arrival() -> impl Strategy<Value = (Vec<(PaymentEvent, bool)>, Vec<usize>
     })
 }
 
-fn joined<'a>(registers: &Registers, events: impl IntoIterator<Item = &'a (PaymentEvent, bool)>) -> Registers {
+pub(super) fn joined<'a>(registers: &Registers, events: impl IntoIterator<Item = &'a (PaymentEvent, bool)>) -> Registers {
     let mut registers = registers.clone();
     for (event, foreign_mode) in events {
         registers.join(event, *foreign_mode);
@@ -79,7 +79,7 @@ fn joined<'a>(registers: &Registers, events: impl IntoIterator<Item = &'a (Payme
     registers
 }
 
-fn registered() -> Registers {
+pub(super) fn registered() -> Registers {
     Registers { expected: Some(eur(4999)), ..Registers::default() }
 }
 

@@ -170,6 +170,17 @@ fn a_named_payment_stays_named() {
 }
 
 #[test]
+fn of_two_expiries_the_later_counts() {
+    for [one, other] in [[10, 20], [20, 10]] {
+        let mut registers = Registers { expires_at: Some(Timestamp::from_seconds(15)), ..after(&[]) };
+        registers.expire(Timestamp::from_seconds(one));
+        registers.expire(Timestamp::from_seconds(other));
+        assert_eq!(registers.expired, Some(Timestamp::from_seconds(20)));
+        assert_eq!(status(&registers), OrderStatus::Expired);
+    }
+}
+
+#[test]
 fn the_later_decision_counts_and_of_two_at_once_the_refusal() {
     use Verdict::{Accept, Reject};
     let reviewed = after(&[event(1, "a", captured(5000))]);
@@ -198,7 +209,7 @@ fn every_row_of_the_table_is_tested() {
     let documented: Vec<&str> = table.map(|line| line.split(" | ").next().unwrap()).collect();
     let mut tested: Vec<&str> = rows().iter().map(|row| row.register).collect();
     // No facts, or more than facts: these have tests of their own above.
-    tested.extend(["payment: test or live", "payment: named", "decisions of operators"]);
+    tested.extend(["payment: test or live", "payment: named", "decisions of operators", "order: found expired"]);
     tested.dedup();
     assert_eq!(documented, tested);
 }

@@ -12,7 +12,7 @@ use super::{Audit, Dialect, Frozen, Row, StoreError, arm};
 use crate::apply::{reference_key, references};
 use crate::inbox::Outcome;
 use crate::order::{Decision, PaymentView, Registers, Saw, Verdict, View};
-use crate::store::{ActionKind, ReferenceKey};
+use crate::store::{ActionKind, Agreed, ReferenceKey};
 
 // What belongs to an order, in the order in which it is read.
 const ORDER: usize = 0;
@@ -22,6 +22,7 @@ const EVENT: usize = 3;
 const TRANSITION: usize = 4;
 const WAITING: usize = 5;
 const TOLD: usize = 6;
+const UNASKED: usize = 7;
 
 pub(super) async fn walk(frozen: &mut Frozen<'_>, audit: &mut Audit<'_>) -> Result<(), StoreError> {
     let mut group: Option<Group> = None;
@@ -42,7 +43,8 @@ pub(super) async fn walk(frozen: &mut Frozen<'_>, audit: &mut Audit<'_>) -> Resu
                 EVENT => group.event(row, audit),
                 TRANSITION => group.transition(row, audit),
                 WAITING => group.tell(row, "waits to be told", audit),
-                _ => group.tell(row, "was told", audit),
+                TOLD => group.tell(row, "was told", audit),
+                _ => group.unasked(row, audit),
             }
         })
         .await?;
@@ -65,8 +67,9 @@ pub(super) async fn walk(frozen: &mut Frozen<'_>, audit: &mut Audit<'_>) -> Resu
 
 fn sql(dialect: Dialect) -> String {
     let millis = |column| dialect.millis(column);
-    let (width, one) = ((5, 3), |part, texts: &[&str], integers: &[&str]| arm("order_id", part, texts, integers, (5, 3)));
+    let (width, one) = ((5, 4), |part, texts: &[&str], integers: &[&str]| arm("order_id", part, texts, integers, (5, 4)));
     let (review_since, updated_at, at) = (millis("review_since"), millis("updated_at"), millis("at"));
+    let due_at = millis("due_at");
     let view = "CAST(view AS text)";
     let has_check = "CASE WHEN c.payment_id IS NOT NULL THEN 1 ELSE 0 END";
     let arms = [
@@ -74,7 +77,7 @@ fn sql(dialect: Dialect) -> String {
             "id AS order_id",
             ORDER,
             &["status", view, "CAST(registers AS text)"],
-            &["version", &review_since, &updated_at],
+            &["version", &review_since, &updated_at, &due_at],
             width,
         ) + " FROM orders",
         arm("r.order_id", NAME, &["r.psp", "r.account", "r.kind", "r.value"], &["CAST(0 AS bigint)", has_check], width)
@@ -91,9 +94,10 @@ fn sql(dialect: Dialect) -> String {
             + " FROM transitions",
         one(WAITING, &["destination"], &["version"]) + " FROM outbox",
         one(TOLD, &["destination"], &["version"]) + " FROM notices",
+        one(UNASKED, &["psp", "account"], &[]) + " FROM unasked",
     ];
     // The version is the first integer.
-    let names = "order_id, part, a, b, c, d, e, n, o, p";
+    let names = "order_id, part, a, b, c, d, e, n, o, p, q";
     format!("WITH w ({names}) AS ({}) SELECT {names} FROM w ORDER BY order_id, part, n", arms.join(" UNION ALL "))
 }
 
@@ -115,12 +119,22 @@ struct Reviewed {
     saw: Saw,
 }
 
+/// That its time was over, as an action keeps it.
+#[derive(Deserialize)]
+struct Expired {
+    ends_at: Timestamp,
+    by: Timestamp,
+    asked: Vec<Agreed>,
+}
+
 /// An order's own row.
 struct Shown {
     status: String,
     version: i64,
     review_since: Option<i64>,
     updated_at: Option<i64>,
+    /// 0: a version before this was kept wrote it, and nobody has seen to it yet.
+    due_at: Option<i64>,
     /// As it is stored; `None` where it cannot be read.
     view: Option<View>,
     registers: Option<Registers>,
@@ -143,6 +157,8 @@ struct Group {
     is_old: bool,
     /// By version and destination: how often it is told, or waits to be.
     told: BTreeMap<(i64, String), u32>,
+    /// It is among those about which nobody can be asked.
+    is_unasked: bool,
 }
 
 /// The last transition so far.
@@ -167,6 +183,7 @@ impl Group {
             last: None,
             is_old: false,
             told: BTreeMap::new(),
+            is_unasked: false,
         }
     }
 
@@ -185,6 +202,7 @@ impl Group {
             version: row.integer(7).unwrap_or_default(),
             review_since: row.integer(8),
             updated_at: row.integer(9),
+            due_at: row.integer(10),
             view,
             registers,
         });
@@ -225,6 +243,8 @@ impl Group {
             serde_json::from_str(detail).ok().map(|reviewed| self.reviewed(reviewed, row))
         } else if kind == ActionKind::Replayed.as_str() {
             Some(())
+        } else if kind == ActionKind::Expired.as_str() {
+            serde_json::from_str(detail).ok().map(|expired| self.expired(&expired, &key, audit))
         } else {
             audit.find("said", key, format!("{kind:?} is no kind of action"));
             return;
@@ -262,6 +282,16 @@ impl Group {
         let at = Timestamp::from_millis(row.integer(7).unwrap_or_default());
         if let Some(said) = &mut self.said {
             said.decide(Decision { at, verdict, reason, operator, saw });
+        }
+    }
+
+    fn expired(&mut self, Expired { ends_at, by, asked }: &Expired, key: &str, audit: &mut Audit<'_>) {
+        let looks = || asked.iter().flat_map(|agreed| agreed.looks);
+        if by < ends_at || looks().any(|look| look < *by) {
+            audit.find("said", key, "what showed that its time was over was seen before that");
+        }
+        if let Some(said) = &mut self.said {
+            said.expire(*by);
         }
     }
 
@@ -347,6 +377,14 @@ impl Group {
         }
     }
 
+    fn unasked(&mut self, row: &Row, audit: &mut Audit<'_>) {
+        self.is_unasked = true;
+        if self.order.is_none() {
+            let at = format!("{}/{}", row.key(2), row.key(3));
+            audit.find("unasked", &self.id, format!("a webhook of {at} is waited for, and it does not exist"));
+        }
+    }
+
     fn end(self, audit: &mut Audit<'_>) {
         for ((version, destination), times) in &self.told {
             let key = format!("{} v{version} → {destination}", self.id);
@@ -359,6 +397,7 @@ impl Group {
         let Some(order) = &self.order else { return };
         self.end_of_transitions(order, audit);
         self.end_of_facts(order, audit);
+        self.end_of_time(order, audit);
         self.end_of_actions(order, audit);
     }
 
@@ -403,6 +442,23 @@ impl Group {
                 let key = format!("{}/{}/{payment_id}", of.psp, of.account);
                 audit.find("checks", key, "its PSP can be asked about it, and never will be");
             }
+        }
+    }
+
+    /// Somebody sees to it when its time is over, and knows if nobody can be asked about it.
+    fn end_of_time(&self, order: &Shown, audit: &mut Audit<'_>) {
+        let (Some(registers), Some(view)) = (&order.registers, &order.view) else { return };
+        if order.due_at == Some(0) {
+            return;
+        }
+        if registers.ends_at(view.status).is_some() && order.due_at.is_none() {
+            audit.find("due", &self.id, "its time comes to an end, and nobody will see to it");
+        }
+        let asking = &audit.scope.policy.asking;
+        match (registers.unasked(view.status, |account| asking.contains_key(account)).is_some(), self.is_unasked) {
+            (true, false) => audit.find("unasked", &self.id, "nobody can be asked about it, and it is on no list of such"),
+            (false, true) => audit.find("unasked", &self.id, "it waits for a webhook as if nobody could be asked about it"),
+            _ => {}
         }
     }
 

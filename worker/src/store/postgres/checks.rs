@@ -2,7 +2,7 @@
 //!
 //! Rows of checks are locked before their account's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use paybell_shared::clock::Timestamp;
@@ -12,14 +12,28 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::errors::classify;
-use super::write;
+use super::{learning, write};
 use crate::manners::{BUSY_MAX, Ended, Leave, Manners, News};
 use crate::order::{AccountKey, Standing};
 use crate::store::{DUE_COUNTED_MAX, Due, DueCheck, Lease, LeasedChecks, Looked, StoreError, rows};
 
+/// As [`write::ASK_ABOUT`]; of the webhooks that no look has answered, the first counts.
+const HINTED: &str = "\
+    INSERT INTO checks AS c (psp, account, payment_id, next_check_at, first_seen_at, hint_seq, hinted_at)
+    SELECT psp, account, payment_id, $5, $5, 1, hinted_at
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS w(psp, account, payment_id, hinted_at)
+    ORDER BY psp, account, payment_id
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = c.hint_seq + 1,
+        hinted_at = coalesce(c.hinted_at, excluded.hinted_at),
+        next_check_at = LEAST(
+            CASE WHEN c.lease_token IS NULL THEN c.next_check_at END,
+            GREATEST(excluded.next_check_at, c.last_checked_at + interval '2 seconds'))";
+
 /// A row that another worker is leasing at this moment is passed over.
 const DUE: &str = "\
-    SELECT payment_id, hint_seq, looks, standing, standing_since, first_seen_at, missing_since, unanswered_since FROM checks
+    SELECT payment_id, hint_seq, looks, standing, standing_since, first_seen_at, missing_since, unanswered_since, hinted_at
+    FROM checks
     WHERE account = $1 AND psp = $2 AND next_check_at <= $3 AND (lease_until IS NULL OR lease_until <= $3)
     ORDER BY next_check_at
     LIMIT $4
@@ -29,7 +43,8 @@ const LEASE: &str = "\
     UPDATE checks SET lease_token = $4, lease_until = $5, last_checked_at = $6
     WHERE account = $1 AND psp = $2 AND payment_id = ANY($3)";
 
-/// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now.
+/// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now. What
+/// a look denies was so when it began; without an answer a payment is since its look was due.
 const FINISH: &str = "\
     UPDATE checks SET
         lease_token = NULL,
@@ -39,9 +54,10 @@ const FINISH: &str = "\
         answered_seq = greatest(answered_seq, $7),
         answered_at = CASE WHEN $9 = 'nothing' THEN answered_at ELSE $10 END,
         denied_before_at = CASE $9 WHEN 'no_money' THEN denied_at WHEN 'money' THEN NULL ELSE denied_before_at END,
-        denied_at = CASE $9 WHEN 'no_money' THEN $10 WHEN 'money' THEN NULL ELSE denied_at END,
+        denied_at = CASE $9 WHEN 'no_money' THEN last_checked_at WHEN 'money' THEN NULL ELSE denied_at END,
         missing_since = CASE $9 WHEN 'unknown' THEN coalesce(missing_since, $10) WHEN 'nothing' THEN missing_since END,
-        unanswered_since = CASE $9 WHEN 'nothing' THEN coalesce(unanswered_since, $10) END,
+        unanswered_since = CASE $9 WHEN 'nothing' THEN coalesce(unanswered_since, LEAST(next_check_at, $10)) END,
+        hinted_at = CASE WHEN $9 IN ('nothing', 'unknown') OR hint_seq > $7 THEN hinted_at END,
         next_check_at = LEAST($11, CASE
             WHEN hint_seq > $7 OR standing_since IS DISTINCT FROM $8 THEN next_check_at
             ELSE $5 END)
@@ -64,6 +80,32 @@ pub(super) async fn ask_about(
         .await
         .map_err(classify)?;
     Ok(())
+}
+
+/// Of accounts, checks come first, as everywhere.
+pub(super) async fn hinted(
+    connection: &mut PgConnection,
+    now: Timestamp,
+    hints: &BTreeMap<(AccountKey, String), Timestamp>,
+) -> Result<(), StoreError> {
+    let column = |of: fn(&(AccountKey, String)) -> &str| hints.keys().map(of).collect::<Vec<_>>();
+    let mut transaction = connection.begin().await.map_err(classify)?;
+    sqlx::query(HINTED)
+        .bind(column(|(key, _)| &key.psp))
+        .bind(column(|(key, _)| &key.account))
+        .bind(column(|(_, payment_id)| payment_id))
+        .bind(hints.values().copied().map(OffsetDateTime::from).collect::<Vec<_>>())
+        .bind(OffsetDateTime::from(now))
+        .execute(&mut *transaction)
+        .await
+        .map_err(classify)?;
+    let mut webhooks = BTreeMap::<AccountKey, Timestamp>::new();
+    for ((account, _), at) in hints {
+        let last = webhooks.entry(account.clone()).or_insert(*at);
+        *last = (*last).max(*at);
+    }
+    learning::webhooks(&mut transaction, &webhooks).await.map_err(classify)?;
+    transaction.commit().await.map_err(classify)
 }
 
 pub(super) async fn lease(
@@ -233,10 +275,11 @@ fn due_check(row: &PgRow, account: &AccountKey, lease_token: Uuid) -> Result<Due
         first_seen_at: moment(row, "first_seen_at")?,
         missing_since: moment(row, "missing_since")?,
         unanswered_since: moment(row, "unanswered_since")?,
+        hinted_at: moment(row, "hinted_at")?,
     })
 }
 
-fn moment(row: &PgRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn moment(row: &PgRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
     let at = row.try_get::<Option<OffsetDateTime>, _>(column).map_err(classify)?;
     Ok(at.map(Timestamp::from))
 }

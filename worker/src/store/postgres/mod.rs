@@ -9,16 +9,19 @@ mod audit;
 mod checks;
 mod copy;
 mod errors;
+mod expiry;
 mod inspect;
+mod learning;
 mod outbox;
 mod read;
 mod replay;
 mod retention;
 mod stream;
 mod transaction;
+mod unsettled;
 mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -33,9 +36,10 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease,
-    LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Scope, Selection,
-    Store, StoreError, StoredBody, StoredOrder, Work,
+    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, DueOrder,
+    Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place,
+    Position, Positioned, Reason, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled,
+    UnsettledPlace, Work,
 };
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};
@@ -185,6 +189,10 @@ impl Store for Postgres {
         self.read(async |connection| checks::ask_about(connection, now, payments).await).await
     }
 
+    async fn hinted(&self, now: Timestamp, hints: &BTreeMap<(AccountKey, String), Timestamp>) -> Result<(), StoreError> {
+        self.read(async |connection| checks::hinted(connection, now, hints).await).await
+    }
+
     async fn lease_checks(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedChecks, StoreError> {
         self.read(async |connection| checks::lease(connection, account, lease).await).await
     }
@@ -209,6 +217,51 @@ impl Store for Postgres {
 
     async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
         self.read(async |connection| checks::due(connection, now, accounts).await).await
+    }
+
+    async fn lease_orders(&self, now: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<DueOrder>, StoreError> {
+        self.read(async |connection| expiry::lease(connection, now, until, limit).await).await
+    }
+
+    async fn attend_orders(&self, attended: &[Attended]) -> Result<(), StoreError> {
+        self.read(async |connection| expiry::attended(connection, attended).await).await
+    }
+
+    async fn learned(&self, since: Timestamp, until: Timestamp) -> Result<Vec<(AccountKey, u64)>, StoreError> {
+        self.read(async |connection| learning::count(connection, since, until).await).await
+    }
+
+    async fn asked_first(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        now: Timestamp,
+        accounts: &[(AccountKey, Duration)],
+    ) -> Result<Vec<AskedFirst>, StoreError> {
+        self.read(async |connection| learning::asked_first(connection, since, until, now, accounts).await).await
+    }
+
+    async fn account_states(&self) -> Result<Vec<AccountState>, StoreError> {
+        self.read(async |connection| learning::account_states(connection).await).await
+    }
+
+    async fn expected(&self, account: &AccountKey, since: Timestamp, until: Timestamp) -> Result<Expected, StoreError> {
+        self.read(async |connection| learning::expected(connection, account, since, until).await).await
+    }
+
+    async fn unsettled(
+        &self,
+        reason: Reason,
+        accounts: &[AccountKey],
+        before: Timestamp,
+        after: Option<&UnsettledPlace>,
+        limit: u32,
+    ) -> Result<Vec<Unsettled>, StoreError> {
+        self.read(async |connection| unsettled::unsettled(connection, reason, accounts, before, after, limit).await).await
+    }
+
+    async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
+        self.read(async |connection| unsettled::count(connection, reason, accounts, before).await).await
     }
 
     async fn lease_notices(

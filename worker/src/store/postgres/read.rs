@@ -76,10 +76,10 @@ const LOCK_ORDERS: &str = "\
     FOR UPDATE";
 
 const READ_KEYS: &str = "\
-    SELECT w.n, e.facts_sha256, e.mapping_version
+    SELECT w.n, e.facts_sha256, e.mapping_version, e.source
     FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS w(psp, account, event_id, n)
     CROSS JOIN LATERAL (
-        SELECT facts_sha256, mapping_version FROM events
+        SELECT facts_sha256, mapping_version, source FROM events
         WHERE psp = w.psp AND account = w.account AND event_id = w.event_id
         LIMIT 1
     ) e";
@@ -186,7 +186,8 @@ pub(super) async fn snapshot(
         for row in known.fetch_all(&mut **transaction).await? {
             let key = *wanted_at(&keys, &row, "events")?;
             let (facts_sha256, version): (Vec<u8>, i64) = (row.try_get("facts_sha256")?, row.try_get("mapping_version")?);
-            snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version)?);
+            let source: String = row.try_get("source")?;
+            snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version, &source)?);
         }
         pace.lap("keys");
     }
@@ -436,7 +437,7 @@ pub(super) fn timestamp(row: &PgRow, column: &str) -> Result<Timestamp, sqlx::Er
     row.try_get::<OffsetDateTime, _>(column).map(Timestamp::from)
 }
 
-fn columns(row: &PgRow) -> Result<OrderColumns, sqlx::Error> {
+pub(super) fn columns(row: &PgRow) -> Result<OrderColumns, sqlx::Error> {
     Ok(OrderColumns {
         id: row.try_get("id")?,
         view: row.try_get("view")?,

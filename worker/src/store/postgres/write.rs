@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use super::copy::Rows;
 use super::errors::Failure;
+use super::{expiry, learning};
 use crate::inbox::Outcome;
 use crate::order::OrderStatus;
 use crate::pace::Pace;
@@ -42,18 +43,19 @@ const REPLACE_EVENTS: &str = "\
         AND e.mapping_version = w.mapping_before AND e.outcome = w.outcome_before AND e.order_id IS NOT DISTINCT FROM w.order_before";
 
 const INSERT_ORDERS: &str = "\
-    INSERT INTO orders (id, status, view, registers, version, review_since, updated_at)
-    SELECT id, status, view::json, registers::json, version, review_since, updated_at
-    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[])
-        AS w(id, status, view, registers, version, review_since, updated_at)
+    INSERT INTO orders (id, status, view, registers, version, review_since, updated_at, due_at)
+    SELECT id, status, view::json, registers::json, version, review_since, updated_at, due_at
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[], $8::timestamptz[])
+        AS w(id, status, view, registers, version, review_since, updated_at, due_at)
     ORDER BY id
     ON CONFLICT DO NOTHING";
 
 const UPDATE_ORDERS: &str = "\
     UPDATE orders o SET status = w.status, view = w.view::json, registers = w.registers::json, version = w.version,
-        review_since = w.review_since, updated_at = w.updated_at
-    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[], $8::bigint[])
-        AS w(id, status, view, registers, version, review_since, updated_at, previous_version)
+        review_since = w.review_since, updated_at = w.updated_at, due_at = w.due_at
+    FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::timestamptz[], $7::timestamptz[],
+            $8::timestamptz[], $9::bigint[])
+        AS w(id, status, view, registers, version, review_since, updated_at, due_at, previous_version)
     WHERE o.id = w.id AND o.version = w.previous_version";
 
 /// A transaction that was numbered first may get its order last: the number that the stream sorts by is not below that of
@@ -165,8 +167,12 @@ pub(super) async fn plan(transaction: &mut PgTransaction<'_>, plan: &Plan, pace:
     parkings(connection, plan).await?;
     woken(connection, &plan.woken).await?;
     pace.lap("links");
+    expiry::write_unasked(connection, plan.unasked.iter()).await?;
     checks(connection, &plan.checks, plan.now).await?;
     pace.lap("checks");
+    learning::learned(connection, plan).await?;
+    learning::webhooks(connection, &plan.webhooks).await?;
+    pace.lap("learned");
     books(connection, plan).await?;
     pace.lap("books");
     Ok(())
@@ -284,7 +290,8 @@ async fn orders(connection: &mut PgConnection, orders: &[OrderWrite]) -> Result<
             .bind(registers)
             .bind(array(&orders, |write| write.stored.version))
             .bind(array(&orders, |write| write.stored.review_since.map(OffsetDateTime::from)))
-            .bind(array(&orders, |write| OffsetDateTime::from(write.stored.updated_at)));
+            .bind(array(&orders, |write| OffsetDateTime::from(write.stored.updated_at)))
+            .bind(array(&orders, |write| write.due_at.map(OffsetDateTime::from)));
         if is_update {
             query = query.bind(array(&orders, |write| write.previous_version));
         }
@@ -447,6 +454,6 @@ fn all_written(written: u64, planned: usize) -> Result<(), Failure> {
 }
 
 /// One column of many rows.
-fn array<'a, T, U>(rows: &'a [T], column: impl Fn(&'a T) -> U) -> Vec<U> {
+pub(super) fn array<'a, T, U>(rows: &'a [T], column: impl Fn(&'a T) -> U) -> Vec<U> {
     rows.iter().map(column).collect()
 }

@@ -1,6 +1,6 @@
 //! Leasing the payments that are due, and ending a look at one; how much an account may be asked.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use paybell_shared::clock::Timestamp;
@@ -8,10 +8,21 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection as _, Row as _, SqliteConnection};
 use uuid::Uuid;
 
-use super::{classify, write};
+use super::{classify, learning, write};
 use crate::manners::{BUSY_MAX, Ended, Leave, Manners, News};
 use crate::order::{AccountKey, Standing};
 use crate::store::{DUE_COUNTED_MAX, Due, DueCheck, Lease, LeasedChecks, Looked, StoreError, rows};
+
+/// As [`write::ASK_ABOUT`]; of the webhooks that no look has answered, the first counts.
+const HINTED: &str = "\
+    INSERT INTO checks (psp, account, payment_id, next_check_at, first_seen_at, hint_seq, hinted_at)
+    VALUES (?1, ?2, ?3, ?4, ?4, 1, ?5)
+    ON CONFLICT (psp, account, payment_id) DO UPDATE SET
+        hint_seq = hint_seq + 1,
+        hinted_at = coalesce(hinted_at, excluded.hinted_at),
+        next_check_at = min(
+            coalesce(CASE WHEN lease_token IS NULL THEN next_check_at END, 9223372036854775807),
+            max(excluded.next_check_at, coalesce(last_checked_at, 0) + 2000))";
 
 pub(super) async fn ask_about(
     connection: &mut SqliteConnection,
@@ -22,6 +33,20 @@ pub(super) async fn ask_about(
     for (account, payment_id) in payments {
         let check = sqlx::query(write::ASK_ABOUT).bind(&*account.psp).bind(&*account.account).bind(payment_id);
         check.bind(now.millis()).bind(now.millis()).execute(&mut *transaction).await.map_err(classify)?;
+    }
+    transaction.commit().await.map_err(classify)
+}
+
+pub(super) async fn hinted(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+    hints: &BTreeMap<(AccountKey, String), Timestamp>,
+) -> Result<(), StoreError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
+    for ((account, payment_id), at) in hints {
+        let check = sqlx::query(HINTED).bind(&*account.psp).bind(&*account.account).bind(payment_id);
+        check.bind(now.millis()).bind(at.millis()).execute(&mut *transaction).await.map_err(classify)?;
+        learning::webhooks(&mut transaction, &BTreeMap::from([(account.clone(), *at)])).await?;
     }
     transaction.commit().await.map_err(classify)
 }
@@ -43,7 +68,8 @@ pub(super) async fn lease(
 ) -> Result<LeasedChecks, StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
     let due = sqlx::query(
-        "SELECT payment_id, hint_seq, looks, standing, standing_since, first_seen_at, missing_since, unanswered_since FROM checks
+        "SELECT payment_id, hint_seq, looks, standing, standing_since, first_seen_at, missing_since, unanswered_since, hinted_at
+         FROM checks
          WHERE account = ?1 AND psp = ?2 AND next_check_at <= ?3 AND (lease_until IS NULL OR lease_until <= ?3)
          ORDER BY next_check_at, payment_id
          LIMIT ?4",
@@ -81,7 +107,8 @@ pub(super) async fn lease(
     Ok(LeasedChecks { checks, not_before: None })
 }
 
-/// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now.
+/// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now. What
+/// a look denies was so when it began; without an answer a payment is since its look was due.
 pub(super) async fn finish(
     connection: &mut SqliteConnection,
     check: &DueCheck,
@@ -97,9 +124,10 @@ pub(super) async fn finish(
              answered_seq = max(answered_seq, ?7),
              answered_at = CASE WHEN ?9 = 'nothing' THEN answered_at ELSE ?10 END,
              denied_before_at = CASE ?9 WHEN 'no_money' THEN denied_at WHEN 'money' THEN NULL ELSE denied_before_at END,
-             denied_at = CASE ?9 WHEN 'no_money' THEN ?10 WHEN 'money' THEN NULL ELSE denied_at END,
+             denied_at = CASE ?9 WHEN 'no_money' THEN last_checked_at WHEN 'money' THEN NULL ELSE denied_at END,
              missing_since = CASE ?9 WHEN 'unknown' THEN coalesce(missing_since, ?10) WHEN 'nothing' THEN missing_since END,
-             unanswered_since = CASE ?9 WHEN 'nothing' THEN coalesce(unanswered_since, ?10) END,
+             unanswered_since = CASE ?9 WHEN 'nothing' THEN coalesce(unanswered_since, min(next_check_at, ?10), ?10) END,
+             hinted_at = CASE WHEN ?9 IN ('nothing', 'unknown') OR hint_seq > ?7 THEN hinted_at END,
              next_check_at = nullif(min(
                  coalesce(?11, 9223372036854775807),
                  coalesce(CASE WHEN hint_seq > ?7 OR standing_since IS NOT ?8 THEN next_check_at ELSE ?5 END, 9223372036854775807)
@@ -223,10 +251,11 @@ fn due_check(row: &SqliteRow, account: &AccountKey, lease_token: Uuid) -> Result
         first_seen_at: moment(row, "first_seen_at")?,
         missing_since: moment(row, "missing_since")?,
         unanswered_since: moment(row, "unanswered_since")?,
+        hinted_at: moment(row, "hinted_at")?,
     })
 }
 
-fn moment(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
+pub(super) fn moment(row: &SqliteRow, column: &str) -> Result<Option<Timestamp>, StoreError> {
     let at = row.try_get::<Option<i64>, _>(column).map_err(classify)?;
     Ok(at.map(Timestamp::from_millis))
 }

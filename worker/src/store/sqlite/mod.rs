@@ -5,15 +5,18 @@
 
 mod audit;
 mod checks;
+mod expiry;
 mod inspect;
+mod learning;
 mod outbox;
 mod read;
 mod replay;
 mod retention;
 mod stream;
+mod unsettled;
 mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,9 +31,10 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease,
-    LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Rest, Scope,
-    Selection, Store, StoreError, StoredBody, StoredOrder, WAKING_MAX, Wanted, Work,
+    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck,
+    DueOrder, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome,
+    Place, Position, Positioned, Reason, ReferenceKey, Rest, Scope, Selection, Store, StoreError, StoredBody, StoredOrder,
+    Unsettled, UnsettledPlace, WAKING_MAX, Wanted, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::manners::{Ended, Leave, News};
@@ -191,6 +195,10 @@ impl Store for Sqlite {
         checks::ask_about(&mut *self.writer.acquire().await.map_err(classify)?, now, payments).await
     }
 
+    async fn hinted(&self, now: Timestamp, hints: &BTreeMap<(AccountKey, String), Timestamp>) -> Result<(), StoreError> {
+        checks::hinted(&mut *self.writer.acquire().await.map_err(classify)?, now, hints).await
+    }
+
     async fn lease_checks(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedChecks, StoreError> {
         // Asked all the time, and seldom is anything due: the writer is not kept for that.
         let mut reader = self.readers.acquire().await.map_err(classify)?;
@@ -221,6 +229,58 @@ impl Store for Sqlite {
 
     async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
         checks::due(&mut *self.readers.acquire().await.map_err(classify)?, now, accounts).await
+    }
+
+    async fn lease_orders(&self, now: Timestamp, until: Timestamp, limit: u32) -> Result<Vec<DueOrder>, StoreError> {
+        // As with checks: the writer is not kept for nothing.
+        let mut reader = self.readers.acquire().await.map_err(classify)?;
+        if expiry::nothing_is_due(&mut reader, now).await? {
+            return Ok(Vec::new());
+        }
+        drop(reader);
+        expiry::lease(&mut *self.writer.acquire().await.map_err(classify)?, now, until, limit).await
+    }
+
+    async fn attend_orders(&self, attended: &[Attended]) -> Result<(), StoreError> {
+        expiry::attended(&mut *self.writer.acquire().await.map_err(classify)?, attended).await
+    }
+
+    async fn learned(&self, since: Timestamp, until: Timestamp) -> Result<Vec<(AccountKey, u64)>, StoreError> {
+        learning::count(&mut *self.readers.acquire().await.map_err(classify)?, since, until).await
+    }
+
+    async fn asked_first(
+        &self,
+        since: Timestamp,
+        until: Timestamp,
+        now: Timestamp,
+        accounts: &[(AccountKey, Duration)],
+    ) -> Result<Vec<AskedFirst>, StoreError> {
+        learning::asked_first(&mut *self.readers.acquire().await.map_err(classify)?, since, until, now, accounts).await
+    }
+
+    async fn account_states(&self) -> Result<Vec<AccountState>, StoreError> {
+        learning::account_states(&mut *self.readers.acquire().await.map_err(classify)?).await
+    }
+
+    async fn expected(&self, account: &AccountKey, since: Timestamp, until: Timestamp) -> Result<Expected, StoreError> {
+        learning::expected(&mut *self.readers.acquire().await.map_err(classify)?, account, since, until).await
+    }
+
+    async fn unsettled(
+        &self,
+        reason: Reason,
+        accounts: &[AccountKey],
+        before: Timestamp,
+        after: Option<&UnsettledPlace>,
+        limit: u32,
+    ) -> Result<Vec<Unsettled>, StoreError> {
+        let mut reader = self.readers.acquire().await.map_err(classify)?;
+        unsettled::unsettled(&mut reader, reason, accounts, before, after, limit).await
+    }
+
+    async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
+        unsettled::count(&mut *self.readers.acquire().await.map_err(classify)?, reason, accounts, before).await
     }
 
     async fn lease_notices(

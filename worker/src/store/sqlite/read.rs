@@ -38,18 +38,19 @@ pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted)
         snapshot.parked.push(parked_event(connection, &key).await?);
     }
     for key in &wanted.keys {
-        let row =
-            sqlx::query("SELECT facts_sha256, mapping_version FROM events WHERE psp = ?1 AND account = ?2 AND event_id = ?3")
-                .bind(&*key.psp)
-                .bind(&*key.account)
-                .bind(&*key.event_id)
-                .fetch_optional(&mut *connection)
-                .await
-                .map_err(classify)?;
+        let row = sqlx::query(
+            "SELECT facts_sha256, mapping_version, source FROM events WHERE psp = ?1 AND account = ?2 AND event_id = ?3",
+        )
+        .bind(&*key.psp)
+        .bind(&*key.account)
+        .bind(&*key.event_id)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(classify)?;
         if let Some(row) = row {
             let facts_sha256: Vec<u8> = row.try_get(0).map_err(classify)?;
-            let version = row.try_get(1).map_err(classify)?;
-            snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version)?);
+            let (version, source): (i64, String) = (row.try_get(1).map_err(classify)?, row.try_get(2).map_err(classify)?);
+            snapshot.known.insert(key.clone(), rows::known_event(key, &facts_sha256, version, &source)?);
         }
     }
     for place in &wanted.bodies {
@@ -305,7 +306,7 @@ pub(super) fn timestamp(row: &SqliteRow, column: &str) -> Result<Timestamp, sqlx
     row.try_get(column).map(Timestamp::from_millis)
 }
 
-fn columns(row: &SqliteRow) -> Result<OrderColumns, sqlx::Error> {
+pub(super) fn columns(row: &SqliteRow) -> Result<OrderColumns, sqlx::Error> {
     Ok(OrderColumns {
         id: row.try_get("id")?,
         view: row.try_get("view")?,

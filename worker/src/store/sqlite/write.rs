@@ -6,7 +6,7 @@ use paybell_shared::clock::Timestamp;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Sqlite, query};
 
-use super::classify;
+use super::{classify, expiry, learning};
 use crate::order::OrderStatus;
 use crate::store::rows::{self, ContentColumns};
 use crate::store::{
@@ -76,6 +76,9 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
     for write in &plan.woken {
         wake(connection, write).await?;
     }
+    for write in &plan.unasked {
+        expiry::unasked(connection, write).await?;
+    }
     for CheckWrite { account, payment_id, reason } in &plan.checks {
         let (sql, next_check_at, standing) = match *reason {
             CheckReason::Unplaced { next_check_at } => (INSERT_CHECK, Some(next_check_at), None),
@@ -87,6 +90,10 @@ pub(super) async fn plan(connection: &mut SqliteConnection, plan: &Plan) -> Resu
         let check = if let Some(standing) = standing { check.bind(standing.as_str()) } else { check };
         run(connection, check).await?;
     }
+    for row in &plan.learned {
+        learning::learn(connection, row, plan.now).await?;
+    }
+    learning::webhooks(connection, &plan.webhooks).await?;
     for (BookKey { account, hour, outcome }, count) in &plan.books {
         let line = query(
             "INSERT INTO books (psp, account, hour, outcome, count) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -178,14 +185,14 @@ async fn replace(connection: &mut SqliteConnection, ReplacedEvent { was, write }
 }
 
 async fn order(connection: &mut SqliteConnection, write: &OrderWrite, destinations: &[Arc<str>]) -> Result<(), StoreError> {
-    let OrderWrite { registers, stored, previous_version, transition } = write;
+    let OrderWrite { registers, stored, previous_version, due_at, transition } = write;
     let view = rows::to_json(&stored.view)?;
     let registers = rows::to_json(registers)?;
     let sql = if *previous_version == 0 {
-        "INSERT INTO orders (id, status, view, registers, version, review_since, updated_at)
-         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE ?8 = 0"
+        "INSERT INTO orders (id, status, view, registers, version, review_since, updated_at, due_at)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?9 WHERE ?8 = 0"
     } else {
-        "UPDATE orders SET status = ?2, view = ?3, registers = ?4, version = ?5, review_since = ?6, updated_at = ?7
+        "UPDATE orders SET status = ?2, view = ?3, registers = ?4, version = ?5, review_since = ?6, updated_at = ?7, due_at = ?9
          WHERE id = ?1 AND version = ?8"
     };
     let upsert = query(sql)
@@ -196,7 +203,8 @@ async fn order(connection: &mut SqliteConnection, write: &OrderWrite, destinatio
         .bind(stored.version)
         .bind(stored.review_since.map(Timestamp::millis))
         .bind(stored.updated_at.millis())
-        .bind(previous_version);
+        .bind(previous_version)
+        .bind(due_at.map(Timestamp::millis));
     if run(connection, upsert).await? != 1 {
         // Read in this transaction, and nobody else writes.
         return Err(rows::inconsistent("orders", "version", &stored.id, "it is not the one that was read"));
@@ -264,7 +272,7 @@ async fn wake(connection: &mut SqliteConnection, woken: &WokenEvent) -> Result<(
 }
 
 /// Rows written.
-async fn run(
+pub(super) async fn run(
     connection: &mut SqliteConnection,
     query: sqlx::query::Query<'_, Sqlite, SqliteArguments>,
 ) -> Result<u64, StoreError> {
