@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{audit, config, demo, explain, psps, replay, send, serve, verify};
+use paybell::commands::{audit, config, demo, endpoints, explain, psps, replay, send, serve, verify};
 use paybell::output::Outcome;
 
 /// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
@@ -30,6 +30,9 @@ enum Command {
     Audit(audit::Args),
     /// Translate kept webhooks again: after a mapping was mended, or an account's settings
     Replay(replay::Args),
+    /// Is our URL registered at the PSPs as it must be, and alive? And making it so
+    #[command(subcommand)]
+    Endpoints(endpoints::EndpointsCommand),
     /// Print what each PSP's adapter can do
     Psps(psps::Args),
     /// Look at the configuration
@@ -53,6 +56,7 @@ async fn main() -> ExitCode {
         Command::Verify(args) => exit(verify::run(&args)),
         Command::Explain(args) => exit(explain::run(args).await),
         Command::Audit(args) => exit(audit::run(args).await),
+        Command::Endpoints(command) => exit(endpoints::run(command).await),
         Command::Psps(args) => exit(psps::run(&args)),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
     };

@@ -27,9 +27,10 @@ use paybell_worker::manners::{Ended, Leave, News};
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedWatch, Looked,
     Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position, Positioned, ReferenceKey, Registered, Registration, Scope,
-    Selection, Store, StoreError, StoredBody, StoredOrder, Work,
+    Selection, Store, StoreError, StoredBody, StoredOrder, WatchKey, WatchKind,
+    WatchLease, WatchState, Work,
 };
 use paybell_worker::{seen, store};
 use uuid::Uuid;
@@ -200,6 +201,18 @@ impl Store for FailingStore {
 
     async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
         self.store.due(now, accounts).await
+    }
+
+    async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {
+        self.store.lease_watch(key, lease).await
+    }
+
+    async fn finish_watch(&self, key: &WatchKey, token: Uuid, next_at: Timestamp, state: &str) -> Result<bool, StoreError> {
+        self.store.finish_watch(key, token, next_at, state).await
+    }
+
+    async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
+        self.store.watch_states(kind).await
     }
 
     async fn lease_notices(

@@ -23,6 +23,7 @@ use paybell_tests::sse::{Event, Events};
 use paybell_tests::worker::context;
 use paybell_worker::api::{self, Answering, Settings};
 use paybell_worker::store::{Position, connect};
+use paybell_worker::transport::HttpTransport;
 use paybell_worker::tail::{self, PAGES_KEPT, StreamId, Tail};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -62,6 +63,7 @@ impl Worker {
             parked_max: KEPT,
             stream_kept: KEPT,
             stream_clients_max: CLIENTS_MAX,
+            transport: Arc::new(HttpTransport::new().unwrap()),
         };
         let router = api::router(Arc::clone(&answering), settings, Arc::clone(&tail), &shutdown);
         let epoch = context.epoch;

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod config;
 pub mod demo;
+pub mod endpoints;
 pub mod explain;
 pub mod psps;
 pub mod replay;

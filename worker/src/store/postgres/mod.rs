@@ -16,6 +16,7 @@ mod replay;
 mod retention;
 mod stream;
 mod transaction;
+mod watches;
 mod write;
 
 use std::collections::BTreeSet;
@@ -34,8 +35,8 @@ pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease,
-    LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Scope, Selection,
-    Store, StoreError, StoredBody, StoredOrder, Work,
+    LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Scope, Selection,
+    Store, StoreError, StoredBody, StoredOrder, WatchKey, WatchKind, WatchLease, WatchState, Work,
 };
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};
@@ -209,6 +210,18 @@ impl Store for Postgres {
 
     async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
         self.read(async |connection| checks::due(connection, now, accounts).await).await
+    }
+
+    async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {
+        self.read(async |connection| watches::lease(connection, key, lease).await).await
+    }
+
+    async fn finish_watch(&self, key: &WatchKey, token: Uuid, next_at: Timestamp, state: &str) -> Result<bool, StoreError> {
+        self.read(async |connection| watches::finish(connection, key, token, next_at, state).await).await
+    }
+
+    async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
+        self.read(async |connection| watches::states(connection, kind).await).await
     }
 
     async fn lease_notices(

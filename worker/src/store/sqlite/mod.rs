@@ -11,6 +11,7 @@ mod read;
 mod replay;
 mod retention;
 mod stream;
+mod watches;
 mod write;
 
 use std::collections::BTreeSet;
@@ -29,8 +30,8 @@ pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease,
-    LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Rest, Scope,
-    Selection, Store, StoreError, StoredBody, StoredOrder, WAKING_MAX, Wanted, Work,
+    LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Rest, Scope,
+    Selection, Store, StoreError, StoredBody, StoredOrder, WAKING_MAX, Wanted, WatchKey, WatchKind, WatchLease, WatchState, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::manners::{Ended, Leave, News};
@@ -221,6 +222,18 @@ impl Store for Sqlite {
 
     async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
         checks::due(&mut *self.readers.acquire().await.map_err(classify)?, now, accounts).await
+    }
+
+    async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {
+        watches::lease(&mut *self.writer.acquire().await.map_err(classify)?, key, lease).await
+    }
+
+    async fn finish_watch(&self, key: &WatchKey, token: Uuid, next_at: Timestamp, state: &str) -> Result<bool, StoreError> {
+        watches::finish(&mut *self.writer.acquire().await.map_err(classify)?, key, token, next_at, state).await
+    }
+
+    async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
+        watches::states(&mut *self.readers.acquire().await.map_err(classify)?, kind).await
     }
 
     async fn lease_notices(
