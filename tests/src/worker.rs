@@ -27,10 +27,10 @@ use paybell_worker::manners::{Ended, Leave, News};
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedWatch, Looked,
-    Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position, Positioned, ReferenceKey, Registered, Registration, Scope,
-    Selection, Store, StoreError, StoredBody, StoredOrder, WatchKey, WatchKind,
-    WatchLease, WatchState, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks,
+    LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position, Positioned, ReferenceKey, Registered,
+    Registration, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, WatchKey, WatchKind, WatchLease, WatchState,
+    Work,
 };
 use paybell_worker::{seen, store};
 use uuid::Uuid;

@@ -6,6 +6,7 @@ mod sqlite {
     paybell_tests::store_suite!(Bench::sqlite);
     paybell_tests::inspect_suite!(Bench::sqlite);
     paybell_tests::checks_suite!(Bench::sqlite);
+    paybell_tests::watches_suite!(Bench::sqlite);
 }
 
 mod postgres {
@@ -27,6 +28,7 @@ mod postgres {
     paybell_tests::store_suite!(bench);
     paybell_tests::inspect_suite!(bench);
     paybell_tests::checks_suite!(bench);
+    paybell_tests::watches_suite!(bench);
 
     async fn bench() -> Bench {
         Bench::new(servers::postgres().await.database().await).await

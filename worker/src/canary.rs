@@ -153,6 +153,21 @@ pub async fn step(
     Ok(Some(flights))
 }
 
+/// Sends one now, because somebody asks. If another one is under way, this one is told of and not kept.
+///
+/// # Errors
+/// The database is away.
+pub async fn send(context: &Context, account: &Account, patience: Duration) -> Result<Flights, StoreError> {
+    if let Some(flights) = step(context, account, patience, false).await? {
+        return Ok(flights);
+    }
+    let (before, sent_at) = (flights(context).await?.unwrap_or_default(), context.clock.now());
+    match fly(context, account, patience).await {
+        Err(Lost::Store(error)) => Err(error),
+        flown => Ok(after(before, sent_at, context.clock.now(), flown)),
+    }
+}
+
 fn after(before: Flights, sent_at: Timestamp, now: Timestamp, flown: Result<Duration, Lost>) -> Flights {
     match flown {
         Ok(round_trip) => Flights {
@@ -177,7 +192,9 @@ fn report(before: &Flights, after: &Flights) {
         (None, Some(_), Some(problem)) => {
             tracing::error!(event = "canary.lost", problem, "a webhook of our own does not come through");
         }
-        (Some(_), None, _) => tracing::info!(event = "canary.back", round_trip_ms = after.round_trip_ms, "canaries come through again"),
+        (Some(_), None, _) => {
+            tracing::info!(event = "canary.back", round_trip_ms = after.round_trip_ms, "canaries come through again")
+        }
         _ => {}
     }
 }

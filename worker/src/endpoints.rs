@@ -141,7 +141,8 @@ impl Inspector {
             return Ok(Registered::NotListed(format!("no API lists what is registered; it is to be seen in: {by_hand}")));
         };
         if account.psp.api_key(account).is_none() {
-            let doubt = format!("what is registered is not known without an api_key of this account; it is to be seen in: {by_hand}");
+            let doubt =
+                format!("what is registered is not known without an api_key of this account; it is to be seen in: {by_hand}");
             return Ok(Registered::Doubt(doubt));
         }
         match self.list(key, account).await {
@@ -424,8 +425,7 @@ async fn show_all(context: &Context) -> Result<(), StoreError> {
 fn show(key: &AccountKey, account: &Account, report: &Report) {
     let kinds = report.kinds();
     for kind in Kind::ALL {
-        let labels =
-            [(PSP, Arc::clone(&key.psp)), (ACCOUNT, Arc::clone(&key.account)), (FINDING, Arc::from(kind.as_str()))];
+        let labels = [(PSP, Arc::clone(&key.psp)), (ACCOUNT, Arc::clone(&key.account)), (FINDING, Arc::from(kind.as_str()))];
         metrics::gauge!(ENDPOINT_FINDINGS, &labels).set(f64::from(u8::from(kinds.contains(kind))));
     }
     let set = |name: &'static str, at: Timestamp| {

@@ -221,7 +221,8 @@ async fn look_into(seen: &mut Seen, account: &Account, url: &str, now: Timestamp
     }
     if live && !found.iter().any(|address| is_public(address.ip())) {
         let says = format!("from here, {host} is {}, which the Internet does not reach", found[0].ip());
-        let remedy = "if PSPs see another address, all is well, and this check goes another way than they do; else mend its DNS records";
+        let remedy =
+            "if PSPs see another address, all is well, and this check goes another way than they do; else mend its DNS records";
         seen.findings.push(Finding::new(Kind::PrivateAddress, says, remedy));
     }
     let way = match Way::new(account, now, Some((&host, &found))) {
@@ -305,7 +306,11 @@ fn foreign(answer: &Answer, host: &str) -> Option<Finding> {
     let status = answer.status.as_u16();
     if answer.status.is_redirection() {
         let says = format!("{host} answers by a redirect ({status}), which PSPs do not follow");
-        return Some(Finding::new(Kind::Redirect, says, "register the URL that it leads to, or take the redirect away for our route"));
+        return Some(Finding::new(
+            Kind::Redirect,
+            says,
+            "register the URL that it leads to, or take the redirect away for our route",
+        ));
     }
     let (says, remedy) = match status {
         404 => (

@@ -48,8 +48,9 @@ use super::json::{self, Node, Problem};
 use super::signature::{self, HEADER_BYTES_MAX, SIGNATURES_MAX};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
-    SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer, ask,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
+    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
+    ask,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;

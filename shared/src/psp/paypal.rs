@@ -44,8 +44,9 @@ use serde::Deserialize;
 use self::status::{Look, Step, Subject};
 use super::json::{self, Node, Problem};
 use super::{
-    Abilities, AccessToken, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof, Psp, ReadError,
-    Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WEBHOOK_ID, WantedEndpoint, WebhookRequest, answer, ask, signature,
+    Abilities, AccessToken, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys,
+    Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WEBHOOK_ID,
+    WantedEndpoint, WebhookRequest, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;

@@ -5,3 +5,4 @@ pub mod inspect;
 pub mod queue;
 pub mod replay;
 pub mod store;
+pub mod watches;

@@ -126,10 +126,7 @@ pub(super) async fn check_endpoint(
         if key != canary::key() {
             return Ok(None);
         }
-        match canary::step(&context, &configured, CANARY_PATIENCE, false).await? {
-            Some(flights) => Ok(Some(flights)),
-            None => canary::flights(&context).await,
-        }
+        canary::send(&context, &configured, CANARY_PATIENCE).await.map(Some)
     };
     let (report, flights): (Result<Report, crate::store::StoreError>, Result<_, crate::store::StoreError>) =
         tokio::join!(looking, flying);

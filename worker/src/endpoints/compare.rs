@@ -70,7 +70,8 @@ pub struct Sorted<'a> {
 /// Finds what is ours among what is listed.
 #[must_use]
 pub fn sort<'a>(listed: &'a [Endpoint], ours: &Ours<'_>) -> Sorted<'a> {
-    let differing: Vec<(&Endpoint, Difference)> = listed.iter().map(|listed| (listed, difference(ours.url, &listed.url))).collect();
+    let differing: Vec<(&Endpoint, Difference)> =
+        listed.iter().map(|listed| (listed, difference(ours.url, &listed.url))).collect();
     let elsewhere = differing.iter().filter_map(|(endpoint, difference)| match difference {
         Difference::Host(host) => Some((*endpoint, host.clone())),
         _ => None,
@@ -91,9 +92,9 @@ pub fn sort<'a>(listed: &'a [Endpoint], ours: &Ours<'_>) -> Sorted<'a> {
         of_us.sort_by_key(|endpoint| (!endpoint.enabled, endpoint.mode.is_some_and(|mode| mode != ours.mode)));
         return Sorted { ours: of_us, difference: None, elsewhere };
     }
-    let misspelt = differing.into_iter().filter(|(endpoint, difference)| {
-        matches!(difference, Difference::Spelling(_)) && !ours.others.contains(&endpoint.url)
-    });
+    let misspelt = differing
+        .into_iter()
+        .filter(|(endpoint, difference)| matches!(difference, Difference::Spelling(_)) && !ours.others.contains(&endpoint.url));
     match misspelt.min_by_key(|(endpoint, _)| !endpoint.enabled) {
         Some((endpoint, difference)) => Sorted { ours: vec![endpoint], difference: Some(difference), elsewhere },
         None => Sorted { elsewhere, ..Sorted::default() },
@@ -231,7 +232,11 @@ pub fn difference(ours: &str, theirs: &str) -> Difference {
         (ours.fragment() != theirs.fragment(), "what stands behind #"),
     ];
     let respects: Vec<&str> = respects.into_iter().filter_map(|(differs, what)| differs.then_some(what)).collect();
-    Difference::Spelling(if respects.is_empty() { vec!["the bytes of one address, which count where the PSP signs it"] } else { respects })
+    Difference::Spelling(if respects.is_empty() {
+        vec!["the bytes of one address, which count where the PSP signs it"]
+    } else {
+        respects
+    })
 }
 
 /// The default account may be named in the path, or left out.
@@ -371,7 +376,9 @@ pub(crate) mod tests {
         let findings = compare(&listed, &ours());
         let shown = format!("{findings:?}");
         assert!(!shown.contains("hush"), "{shown}");
-        for words in ["a slash at the end", "not told of paid, refunded", "older than 2026", "paybell endpoints register stripe/default"] {
+        for words in
+            ["a slash at the end", "not told of paid, refunded", "older than 2026", "paybell endpoints register stripe/default"]
+        {
             assert!(shown.contains(words), "{words}: {shown}");
         }
         listed[0].api_version = Some("2027-01-01.fig".to_owned());

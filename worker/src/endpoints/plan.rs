@@ -81,13 +81,12 @@ impl Update {
             events.map(|_| (EndpointChange::Update { id, url: None, events, enable: false }, "its events")),
             enable.then_some((EndpointChange::Update { id, url: None, events: None, enable: true }, "that it is enabled")),
         ];
-        let step = |(change, what): (EndpointChange<'_>, &'static str)| {
-            match account.psp.change_endpoint_request(&change, account) {
+        let step =
+            |(change, what): (EndpointChange<'_>, &'static str)| match account.psp.change_endpoint_request(&change, account) {
                 Ok(request) => Ok(Step::Send(request)),
                 Err(AskError::Unsupported) => Ok(Step::ByHand(what)),
                 Err(error) => Err(error),
-            }
-        };
+            };
         singly.into_iter().flatten().map(step).collect()
     }
 }

@@ -73,7 +73,9 @@ pub async fn run(args: Args) -> Outcome {
     let account = account(&config, &args.target).map_err(Failure::usage)?;
     let (psp, by_hand) = (account.psp, account.psp.endpoint_by_hand());
     let Some(url) = account.keys.url.clone() else {
-        return Err(Failure::usage(anyhow!("where PSPs call us is not configured: set [ingress] public_url, or url of this account")));
+        return Err(Failure::usage(anyhow!(
+            "where PSPs call us is not configured: set [ingress] public_url, or url of this account"
+        )));
     };
     let Some(wanted) = psp.wanted_endpoint(&account) else {
         output::line(format_args!("{} has no API for this. By hand, register\n  {url}\nin: {by_hand}", psp.profile().name));
@@ -102,7 +104,8 @@ fn account(config: &Config, target: &Target) -> anyhow::Result<Arc<Account>> {
 
 /// The database as it is: a command brings no schema up to date while workers run on it.
 async fn open(url: &str) -> Result<Arc<dyn Store>, Failure> {
-    let refused = |error: store::ConnectError| if error.is_permanent(url) { Failure::usage(error) } else { Failure::unknown(error) };
+    let refused =
+        |error: store::ConnectError| if error.is_permanent(url) { Failure::usage(error) } else { Failure::unknown(error) };
     // Refuses a database that is not there, or of another version, before the other way to open one would mend that.
     store::open_to_read(url).await.map_err(refused)?.close().await;
     store::connect(url).await.map_err(refused)
@@ -160,7 +163,8 @@ async fn register(
         return Ok(sheet.finish("not_agreed", &compare(&listed, &ours)));
     }
     // Before anything is made: a secret that cannot be kept is lost.
-    let file = args.secret_file.as_deref().filter(|_| tells_secret).map(SecretFile::create).transpose().map_err(Failure::usage)?;
+    let file =
+        args.secret_file.as_deref().filter(|_| tells_secret).map(SecretFile::create).transpose().map_err(Failure::usage)?;
     let mut secret = None;
     for step in steps {
         match step {
@@ -322,7 +326,8 @@ impl Sheet<'_> {
             output::line(format_args!("By hand, since the PSP's API does not change it: {what}, in: {}", self.ours.by_hand));
         }
         if !left.is_empty() {
-            let rows = left.iter().map(|finding| [finding.finding.as_str().to_owned(), finding.says.clone(), finding.remedy.clone()]);
+            let rows =
+                left.iter().map(|finding| [finding.finding.as_str().to_owned(), finding.says.clone(), finding.remedy.clone()]);
             output::line(output::table(["left", "what", "what to do"], rows));
         }
         exit

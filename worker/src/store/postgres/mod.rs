@@ -35,8 +35,8 @@ pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease,
-    LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Scope, Selection,
-    Store, StoreError, StoredBody, StoredOrder, WatchKey, WatchKind, WatchLease, WatchState, Work,
+    LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey,
+    Scope, Selection, Store, StoreError, StoredBody, StoredOrder, WatchKey, WatchKind, WatchLease, WatchState, Work,
 };
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};

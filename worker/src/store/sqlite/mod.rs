@@ -30,8 +30,9 @@ pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
     Applied, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease,
-    LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Rest, Scope,
-    Selection, Store, StoreError, StoredBody, StoredOrder, WAKING_MAX, Wanted, WatchKey, WatchKind, WatchLease, WatchState, Work,
+    LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReferenceKey, Rest,
+    Scope, Selection, Store, StoreError, StoredBody, StoredOrder, WAKING_MAX, Wanted, WatchKey, WatchKind, WatchLease,
+    WatchState, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::manners::{Ended, Leave, News};

@@ -60,8 +60,7 @@ pub(super) async fn finish(
 }
 
 pub(super) async fn states(connection: &mut SqliteConnection, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
-    let rows =
-        sqlx::query("SELECT psp, account, state FROM watches WHERE kind = ?1 AND state IS NOT NULL ORDER BY psp, account");
+    let rows = sqlx::query("SELECT psp, account, state FROM watches WHERE kind = ?1 AND state IS NOT NULL ORDER BY psp, account");
     let rows = rows.bind(kind.as_str()).fetch_all(connection).await.map_err(classify)?;
     let state = |row: &SqliteRow| {
         let text = |column| row.try_get::<String, _>(column).map_err(classify);
