@@ -75,7 +75,7 @@ impl Served {
         let mut said = Vec::new();
         for step in plan.steps(ours, &self.account).unwrap() {
             if let Step::Send(request) = step {
-                let response = self.send(request).await;
+                let response = self.send(*request).await;
                 said.push(self.account.psp.read_changed_endpoint(&response).unwrap());
             }
         }

@@ -146,7 +146,7 @@ pub async fn step(
         Err(Lost::Store(error)) => return Err(error),
         flown => flown,
     };
-    let flights = after(before.clone(), now, context.clock.now(), flown);
+    let flights = after(&before, now, context.clock.now(), flown);
     report(&before, &flights);
     let state = serde_json::to_string(&flights).unwrap_or_default();
     context.store.finish_watch(&watch, lease.token, now.plus(PERIOD), &state).await?;
@@ -164,11 +164,11 @@ pub async fn send(context: &Context, account: &Account, patience: Duration) -> R
     let (before, sent_at) = (flights(context).await?.unwrap_or_default(), context.clock.now());
     match fly(context, account, patience).await {
         Err(Lost::Store(error)) => Err(error),
-        flown => Ok(after(before, sent_at, context.clock.now(), flown)),
+        flown => Ok(after(&before, sent_at, context.clock.now(), flown)),
     }
 }
 
-fn after(before: Flights, sent_at: Timestamp, now: Timestamp, flown: Result<Duration, Lost>) -> Flights {
+fn after(before: &Flights, sent_at: Timestamp, now: Timestamp, flown: Result<Duration, Lost>) -> Flights {
     match flown {
         Ok(round_trip) => Flights {
             sent_at: Some(sent_at),
@@ -181,7 +181,7 @@ fn after(before: Flights, sent_at: Timestamp, now: Timestamp, flown: Result<Dura
             sent_at: Some(sent_at),
             lost_since: before.lost_since.or(Some(sent_at)),
             problem: Some(error.to_string()),
-            ..before
+            ..before.clone()
         },
     }
 }
@@ -193,7 +193,7 @@ fn report(before: &Flights, after: &Flights) {
             tracing::error!(event = "canary.lost", problem, "a webhook of our own does not come through");
         }
         (Some(_), None, _) => {
-            tracing::info!(event = "canary.back", round_trip_ms = after.round_trip_ms, "canaries come through again")
+            tracing::info!(event = "canary.back", round_trip_ms = after.round_trip_ms, "canaries come through again");
         }
         _ => {}
     }
@@ -248,14 +248,14 @@ mod tests {
     fn canaries_are_lost_since_the_first_that_was() {
         let at = |minutes| NOW.plus(Duration::from_mins(minutes));
         let lost = || Err(Lost::Answered(503));
-        let came = after(Flights::default(), NOW, NOW, Ok(Duration::from_millis(120)));
+        let came = after(&Flights::default(), NOW, NOW, Ok(Duration::from_millis(120)));
         assert_eq!((came.came_back_at, came.round_trip_ms, finding(&came)), (Some(NOW), Some(120), None));
-        let first = after(came, at(5), at(6), lost());
-        let second = after(first.clone(), at(10), at(11), lost());
+        let first = after(&came, at(5), at(6), lost());
+        let second = after(&first, at(10), at(11), lost());
         assert_eq!((first.lost_since, second.lost_since, second.sent_at), (Some(at(5)), Some(at(5)), Some(at(10))));
         assert_eq!((second.came_back_at, second.round_trip_ms), (Some(NOW), Some(120)), "the last that came stays");
         assert!(finding(&second).unwrap().says.contains("503"));
-        let back = after(second, at(15), at(15), Ok(Duration::from_millis(80)));
+        let back = after(&second, at(15), at(15), Ok(Duration::from_millis(80)));
         assert_eq!((back.lost_since, back.problem, back.round_trip_ms), (None, None, Some(80)));
     }
 

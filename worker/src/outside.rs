@@ -251,7 +251,7 @@ async fn look_into(seen: &mut Seen, account: &Account, url: &str, now: Timestamp
         // A gateway may let only POST through; what we say to a POST that nobody signed is told from what others say, too.
         Ok(answer) => match exchange(&way.client, Method::POST, &url).await {
             Ok(posted) if is_our_refusal_of_post(&posted, account) => {}
-            Ok(_) | Err(_) => seen.findings.extend(foreign(&answer, &host)),
+            Ok(_) | Err(_) => seen.findings.push(foreign(&answer, &host)),
         },
     }
 }
@@ -302,15 +302,11 @@ fn is_our_refusal_of_post(answer: &Answer, account: &Account) -> bool {
     refused && answer.is_empty && !answer.headers.contains_key(WWW_AUTHENTICATE)
 }
 
-fn foreign(answer: &Answer, host: &str) -> Option<Finding> {
+fn foreign(answer: &Answer, host: &str) -> Finding {
     let status = answer.status.as_u16();
     if answer.status.is_redirection() {
         let says = format!("{host} answers by a redirect ({status}), which PSPs do not follow");
-        return Some(Finding::new(
-            Kind::Redirect,
-            says,
-            "register the URL that it leads to, or take the redirect away for our route",
-        ));
+        return Finding::new(Kind::Redirect, says, "register the URL that it leads to, or take the redirect away for our route");
     }
     let (says, remedy) = match status {
         404 => (
@@ -327,7 +323,7 @@ fn foreign(answer: &Answer, host: &str) -> Option<Finding> {
             "see what answers there: the proxy must pass /webhooks on to the ingress",
         ),
     };
-    Some(Finding::new(Kind::ForeignAnswer, says, remedy))
+    Finding::new(Kind::ForeignAnswer, says, remedy)
 }
 
 fn unreached(error: &reqwest::Error, host: &str, port: u16, past_tls: bool) -> Finding {
@@ -412,7 +408,7 @@ mod tests {
             (403, Kind::ForeignAnswer),
             (502, Kind::ForeignAnswer),
         ] {
-            assert_eq!(foreign(&answer(status, None, false), "pay.example").unwrap().finding, kind, "{status}");
+            assert_eq!(foreign(&answer(status, None, false), "pay.example").finding, kind, "{status}");
         }
     }
 

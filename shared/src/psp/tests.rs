@@ -231,7 +231,8 @@ pub(super) fn changes(psp: &'static dyn Psp, wanted: WantedEndpoint, id: &str) -
             shown += &show(psp.change_endpoint_request(change, &account), specimen.secret);
             continue;
         };
-        shown += &format!("update (url: {}, events: {}, enable: {enable}):", url.is_some(), events.is_some());
+        let (url, events) = (url.is_some(), events.is_some());
+        shown = format!("{shown}update (url: {url}, events: {events}, enable: {enable}):");
         shown += &show(psp.change_endpoint_request(change, &account), specimen.secret);
     }
     shown
@@ -242,7 +243,8 @@ fn show(request: Result<Request<Bytes>, AskError>, secret: &str) -> String {
         Err(error) => format!(" {error}\n\n"),
         Ok(request) => {
             let headers = request.headers().iter().filter(|(_, value)| !value.is_sensitive());
-            let headers: String = headers.map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap())).collect();
+            let headers: Vec<String> = headers.map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap())).collect();
+            let headers = headers.concat();
             let body = String::from_utf8(request.body().to_vec()).unwrap().replace(secret, "(the secret)");
             format!("\n{} {}\n{headers}{}\n\n", request.method(), request.uri(), body.replace('&', "\n&"))
         }

@@ -52,8 +52,8 @@ async fn finish(bench: &Bench, lease: WatchLease, state: &str) -> bool {
     bench.store.finish_watch(&endpoint(), lease.token, lease.now.plus(PERIOD), state).await.unwrap()
 }
 
-const fn found(state: Option<String>) -> Option<LeasedWatch> {
-    Some(LeasedWatch { state })
+fn found(state: Option<&str>) -> LeasedWatch {
+    LeasedWatch { state: state.map(str::to_owned) }
 }
 
 pub async fn a_watch_is_leased_by_one_when_it_is_due(bench: &Bench) {
@@ -64,27 +64,27 @@ pub async fn a_watch_is_leased_by_one_when_it_is_due(bench: &Bench) {
     let expiry = NOW.plus(LEASE);
     assert_eq!(lease(bench, terms(bench, expiry.minus(Duration::from_millis(1)), true)).await, None);
     let held = terms(bench, expiry, true);
-    assert_eq!(lease(bench, held).await, found(None));
+    assert_eq!(lease(bench, held).await, Some(found(None)));
     assert!(finish(bench, held, r#"{"it":"is well"}"#).await);
     let due = expiry.plus(PERIOD);
     assert_eq!(lease(bench, terms(bench, due.minus(Duration::from_millis(1)), true)).await, None);
-    assert_eq!(lease(bench, terms(bench, due, true)).await, found(Some(r#"{"it":"is well"}"#.to_owned())));
+    assert_eq!(lease(bench, terms(bench, due, true)).await, Some(found(Some(r#"{"it":"is well"}"#))));
 }
 
 pub async fn somebody_who_asks_need_not_wait_until_it_is_due(bench: &Bench) {
     let first = terms(bench, NOW, true);
-    assert_eq!(lease(bench, first).await, found(None));
+    assert_eq!(lease(bench, first).await, Some(found(None)));
     assert_eq!(lease(bench, terms(bench, NOW, false)).await, None, "another one looks");
     assert!(finish(bench, first, "{}").await);
     assert_eq!(lease(bench, terms(bench, NOW, true)).await, None);
-    assert_eq!(lease(bench, terms(bench, NOW, false)).await, found(Some("{}".to_owned())));
+    assert_eq!(lease(bench, terms(bench, NOW, false)).await, Some(found(Some("{}"))));
 }
 
 pub async fn a_lost_lease_keeps_nothing(bench: &Bench) {
     let lost = terms(bench, NOW, true);
-    assert_eq!(lease(bench, lost).await, found(None));
+    assert_eq!(lease(bench, lost).await, Some(found(None)));
     let held = terms(bench, NOW.plus(LEASE), true);
-    assert_eq!(lease(bench, held).await, found(None));
+    assert_eq!(lease(bench, held).await, Some(found(None)));
     assert!(!finish(bench, lost, r#"{"by":"who lost it"}"#).await);
     assert!(finish(bench, held, r#"{"by":"who held it"}"#).await);
     assert!(!finish(bench, held, r#"{"again":true}"#).await, "a lease ends once");
@@ -96,7 +96,7 @@ pub async fn what_was_found_is_told_by_kind(bench: &Bench) {
     let watch = async |kind, name: &str, state| {
         let key = WatchKey { kind, account: paybell_worker::order::AccountKey { account: name.into(), ..account() } };
         let lease = terms(bench, NOW, true);
-        assert_eq!(bench.store.lease_watch(&key, &lease).await.unwrap(), found(None));
+        assert_eq!(bench.store.lease_watch(&key, &lease).await.unwrap(), Some(found(None)));
         if let Some(state) = state {
             assert!(bench.store.finish_watch(&key, lease.token, NOW, state).await.unwrap());
         }

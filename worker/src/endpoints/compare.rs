@@ -116,17 +116,7 @@ pub fn compare(listed: &[Endpoint], ours: &Ours<'_>) -> Vec<Finding> {
     }
     let Sorted { ours: of_us, difference, elsewhere } = sort(listed, ours);
     let Some(endpoint) = of_us.first() else {
-        return vec![match elsewhere.first() {
-            Some((other, host)) => Finding::new(
-                Kind::OtherHost,
-                format!("our path is registered on {host} ({}), and {url} is not", other.id),
-                format!("if {host} was ours: {} --endpoint {}; else: {}", register(), other.id, register()),
-            ),
-            None => {
-                let says = format!("{url} is not among the {} that are registered", count(listed.len(), "endpoint"));
-                Finding::new(Kind::NotRegistered, says, register())
-            }
-        }];
+        return vec![nothing_of_ours(listed.len(), elsewhere.first(), ours)];
     };
     let mut findings = Vec::new();
     findings.extend(difference.map(|difference| wrong_url(endpoint, &difference, ours)));
@@ -160,6 +150,17 @@ pub fn compare(listed: &[Endpoint], ours: &Ours<'_>) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+fn nothing_of_ours(listed: usize, elsewhere: Option<&(&Endpoint, String)>, ours: &Ours<'_>) -> Finding {
+    let (url, register) = (ours.url, format!("paybell endpoints register {}", ours.name));
+    if let Some((other, host)) = elsewhere {
+        let says = format!("our path is registered on {host} ({}), and {url} is not", other.id);
+        let remedy = format!("if {host} was ours: {register} --endpoint {}; else: {register}", other.id);
+        return Finding::new(Kind::OtherHost, says, remedy);
+    }
+    let says = format!("{url} is not among the {} that are registered", count(listed, "endpoint"));
+    Finding::new(Kind::NotRegistered, says, register)
 }
 
 fn wrong_url(endpoint: &Endpoint, difference: &Difference, ours: &Ours<'_>) -> Finding {
@@ -214,7 +215,7 @@ pub fn difference(ours: &str, theirs: &str) -> Difference {
     }
     let (Ok(ours), Ok(theirs)) = (ours.parse::<Url>(), theirs.parse::<Url>()) else { return Difference::Other };
     let (our_path, their_path) = (path(&ours), path(&theirs));
-    if our_path.to_ascii_lowercase() != their_path.to_ascii_lowercase() {
+    if !our_path.eq_ignore_ascii_case(their_path) {
         return Difference::Other;
     }
     if ours.host() != theirs.host() {

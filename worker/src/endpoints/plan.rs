@@ -29,7 +29,7 @@ pub struct Update {
 /// A request, or what a person must do because the API does not.
 #[derive(Debug)]
 pub enum Step {
-    Send(Request<Bytes>),
+    Send(Box<Request<Bytes>>),
     ByHand(&'static str),
 }
 
@@ -60,7 +60,7 @@ impl Plan {
             Self::Nothing => Ok(Vec::new()),
             Self::Create => {
                 let create = EndpointChange::Create { url: ours.url, wanted: ours.wanted };
-                account.psp.change_endpoint_request(&create, account).map(|request| vec![Step::Send(request)])
+                account.psp.change_endpoint_request(&create, account).map(|request| vec![Step::Send(request.into())])
             }
             Self::Update(update) => update.steps(account),
         }
@@ -72,7 +72,7 @@ impl Update {
         let Self { endpoint: Endpoint { id, .. }, url, events, enable } = self;
         let (url, events) = (url.as_deref(), events.as_deref());
         match account.psp.change_endpoint_request(&EndpointChange::Update { id, url, events, enable: *enable }, account) {
-            Ok(request) => return Ok(vec![Step::Send(request)]),
+            Ok(request) => return Ok(vec![Step::Send(request.into())]),
             Err(AskError::Unsupported) => {}
             Err(error) => return Err(error),
         }
@@ -83,7 +83,7 @@ impl Update {
         ];
         let step =
             |(change, what): (EndpointChange<'_>, &'static str)| match account.psp.change_endpoint_request(&change, account) {
-                Ok(request) => Ok(Step::Send(request)),
+                Ok(request) => Ok(Step::Send(request.into())),
                 Err(AskError::Unsupported) => Ok(Step::ByHand(what)),
                 Err(error) => Err(error),
             };
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!((update.url.as_deref(), update.events.clone(), update.enable), (Some(URL), Some(expected), true));
         // Once it is done, nothing is left.
         let after = Endpoint { url: URL.to_owned(), enabled: true, events: update.events.unwrap(), ..listed };
-        assert_eq!((plan(&[after.clone()], &ours()), compare(&[after], &ours())), (Plan::Nothing, vec![]));
+        assert_eq!((plan(std::slice::from_ref(&after), &ours()), compare(&[after], &ours())), (Plan::Nothing, vec![]));
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
         let mut listed = endpoint("wf_1/wfa_1", &format!("{URL}/"));
         listed.enabled = false;
         let steps = |psp: &str, listed: &Endpoint| {
-            let steps = plan(&[listed.clone()], &ours()).steps(&ours(), &account(psp)).unwrap();
+            let steps = plan(std::slice::from_ref(listed), &ours()).steps(&ours(), &account(psp)).unwrap();
             let step = |step: Step| match step {
                 Step::Send(request) => request.uri().path().to_owned(),
                 Step::ByHand(what) => what.to_owned(),

@@ -170,7 +170,7 @@ async fn register(
         match step {
             Step::ByHand(what) => sheet.by_hand.push(what),
             Step::Send(request) => {
-                let changed = inspector.change(&key, account, request).await.map_err(|error| not_changed(error, &plan))?;
+                let changed = inspector.change(&key, account, *request).await.map_err(|error| not_changed(error, &plan))?;
                 if plan == Plan::Create {
                     sheet.made = Some(changed.id);
                     secret = changed.secret;
