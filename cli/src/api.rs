@@ -10,8 +10,8 @@ use serde_json::Value;
 
 /// The API answers from its database; what takes longer is broken.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A page of a replay is one transaction. The API gives up after 30 s: this is above it.
-const REPLAY_TIMEOUT: Duration = Duration::from_secs(45);
+/// A page of a replay is one transaction, a check asks a PSP. The API gives up after 30 s: this is above it.
+const LONG_TIMEOUT: Duration = Duration::from_secs(45);
 /// A path segment keeps only what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -185,8 +185,26 @@ impl Api {
     /// # Errors
     /// As [`Api::register`].
     pub async fn replay(&self, request: &Value) -> Result<ReplayPage, ApiError> {
-        let page = self.ask_within(REPLAY_TIMEOUT, Method::POST, "/v1/replays", Some(request.clone())).await?;
+        let page = self.ask_within(LONG_TIMEOUT, Method::POST, "/v1/replays", Some(request.clone())).await?;
         serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
+    /// What was seen of every account's endpoint last.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn endpoints(&self) -> Result<Vec<Value>, ApiError> {
+        let page = self.ask(Method::GET, "/v1/endpoints", None).await?;
+        Ok(page["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Has the worker look at an account's endpoint now.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn check_endpoint(&self, psp: &str, account: &str) -> Result<Value, ApiError> {
+        let [psp, account] = [psp, account].map(|part| utf8_percent_encode(part, SEGMENT).to_string());
+        self.ask_within(LONG_TIMEOUT, Method::POST, &format!("/v1/endpoints/{psp}/{account}/check"), None).await
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{audit, completeness, config, demo, explain, psps, replay, send, serve, unsettled, verify};
+use paybell::commands::{audit, completeness, config, demo, endpoints, explain, psps, replay, send, serve, unsettled, verify};
 use paybell::output::Outcome;
 
 /// A worker's time is a fifth allocation: of the many small texts that JSON is made of.
@@ -38,6 +38,9 @@ enum Command {
     Unsettled(unsettled::Args),
     /// Translate kept webhooks again: after a mapping was mended, or an account's settings
     Replay(replay::Args),
+    /// Is our URL registered at the PSPs as it must be, and alive? And making it so
+    #[command(subcommand)]
+    Endpoints(endpoints::EndpointsCommand),
     /// Print what each PSP's adapter can do
     Psps(psps::Args),
     /// Look at the configuration
@@ -63,6 +66,7 @@ async fn main() -> ExitCode {
         Command::Audit(args) => exit(audit::run(args).await),
         Command::Completeness(args) => exit(completeness::run(args).await),
         Command::Unsettled(args) => exit(unsettled::run(args).await),
+        Command::Endpoints(command) => exit(endpoints::run(command).await),
         Command::Psps(args) => exit(psps::run(&args)),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),
     };

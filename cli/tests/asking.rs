@@ -9,8 +9,10 @@ use paybell::simulator::story::Story;
 use paybell::simulator::{self, Dialect, Settings, ledger, ledger::DECLINES, ledger::DisputeState, ledger::RefundState};
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{Fact, Mode, PaymentEvent, PaymentState, RefundState as Told};
-use paybell_shared::psp::{self, Account, Answer, Api, Asked, Keys, ReadError};
+use paybell_shared::psp::{self, Account, Answer, Api, Asked, ChangedEndpoint, Endpoint, Keys, ReadError};
 use paybell_shared::secret::Secret;
+use paybell_worker::endpoints::compare::{Ours, compare};
+use paybell_worker::endpoints::plan::{Plan, Step, plan};
 
 const NOW: i64 = 1_790_000_000;
 /// More pages than any list here has.
@@ -50,6 +52,34 @@ impl Served {
         let mut answered = Response::builder().status(response.status());
         *answered.headers_mut().unwrap() = response.headers().clone();
         answered.body(response.bytes().await.unwrap()).unwrap()
+    }
+
+    /// All pages of what is registered.
+    async fn endpoints(&self) -> Vec<Endpoint> {
+        let (mut endpoints, mut cursor) = (Vec::new(), None::<String>);
+        for _ in 0..PAGES_MAX {
+            let request = self.account.psp.endpoints_request(cursor.as_deref(), &self.account).unwrap();
+            let response = self.send(request).await;
+            let page = self.account.psp.read_endpoints_at(cursor.as_deref(), &response).unwrap();
+            endpoints.extend(page.endpoints);
+            cursor = page.next;
+            if cursor.is_none() {
+                return endpoints;
+            }
+        }
+        panic!("{} never ends", self.account.psp.id());
+    }
+
+    /// What the PSP says to each of a plan's requests.
+    async fn carry_out(&self, plan: &Plan, ours: &Ours<'_>) -> Vec<ChangedEndpoint> {
+        let mut said = Vec::new();
+        for step in plan.steps(ours, &self.account).unwrap() {
+            if let Step::Send(request) = step {
+                let response = self.send(*request).await;
+                said.push(self.account.psp.read_changed_endpoint(&response).unwrap());
+            }
+        }
+        said
     }
 
     /// All pages of what is known of a payment.
@@ -234,18 +264,60 @@ async fn the_endpoint_is_listed_as_it_is_registered() {
         let (ledger, _) = eventful(dialect);
         let psp = Served::new(dialect, ledger).await;
         psp.simulated.set_endpoint("https://shop.example/webhooks/here");
-        let (mut endpoints, mut cursor) = (Vec::new(), None::<String>);
-        for _ in 0..PAGES_MAX {
-            let request = psp.account.psp.endpoints_request(cursor.as_deref(), &psp.account).unwrap();
-            let response = psp.send(request).await;
-            let page = psp.account.psp.read_endpoints_at(cursor.as_deref(), &response).unwrap();
-            endpoints.extend(page.endpoints);
-            cursor = page.next;
-            if cursor.is_none() {
-                break;
-            }
-        }
+        let endpoints = psp.endpoints().await;
         assert_eq!(endpoints.len(), 1, "{}", dialect.id());
         assert_eq!((endpoints[0].url.as_str(), endpoints[0].enabled), ("https://shop.example/webhooks/here", true));
+    }
+}
+
+/// What registering sends is what the PSP's API takes: made, changed and mended, until nothing is left to change.
+#[tokio::test]
+async fn an_endpoint_is_made_and_mended() {
+    const URL: &str = "https://shop.example/webhooks/here";
+    let makes = |dialect: &&dyn Dialect| psp::find(dialect.psp()).unwrap().profile().can.endpoint_list;
+    for dialect in served().filter(makes) {
+        let (ledger, _) = eventful(dialect);
+        let psp = Served::new(dialect, ledger).await;
+        let Some(wanted) = psp.account.psp.wanted_endpoint(&psp.account) else { continue };
+        let named = |id| Ours { name: "it", mode: Mode::Test, url: URL, id, wanted, others: &[], by_hand: "here" };
+        let ours = named(None);
+        psp.simulated.endpoints_mut().clear();
+        let plan_now = async || plan(&psp.endpoints().await, &ours);
+        assert_eq!(plan_now().await, Plan::Create, "{}", dialect.id());
+        let made = psp.carry_out(&Plan::Create, &ours).await.pop().unwrap();
+        assert_eq!(made.secret.is_some(), wanted.tells_secret, "{}", dialect.id());
+        assert_eq!(plan_now().await, Plan::Nothing, "{}", dialect.id());
+        assert_eq!(compare(&psp.endpoints().await, &ours), [], "{}", dialect.id());
+        // What somebody added stays, what somebody broke is mended, and what is another's is not touched.
+        let other = simulator::Registered {
+            number: 7,
+            url: "https://other.example/hook".to_owned(),
+            ..psp.simulated.endpoints()[0].clone()
+        };
+        psp.simulated.endpoints_mut().push(other.clone());
+        {
+            let mut endpoints = psp.simulated.endpoints_mut();
+            endpoints[0].events = vec![wanted.events[0].to_owned(), "somebody.elses".to_owned()];
+            endpoints[0].url += "/";
+            // PayPal has no way to switch one off.
+            endpoints[0].enabled = dialect.psp() == "paypal";
+        }
+        let broken = plan_now().await;
+        let left = psp.carry_out(&broken, &ours).await;
+        let by_hand = match dialect.psp() {
+            "checkoutcom" => Some((true, true, false)),
+            "mollie" => Some((false, false, true)),
+            _ => None,
+        };
+        match (plan_now().await, by_hand) {
+            (Plan::Nothing, None) => assert!(!left.is_empty(), "{}", dialect.id()),
+            (Plan::Update(update), Some(by_hand)) => {
+                assert_eq!((update.url.is_some(), update.events.is_some(), update.enable), by_hand, "{}", dialect.id());
+            }
+            (plan, _) => panic!("{}: {plan:?}", dialect.id()),
+        }
+        let endpoints = psp.simulated.endpoints();
+        assert_eq!((endpoints.len(), &endpoints[1]), (2, &other), "{}", dialect.id());
+        assert!(endpoints[0].events.contains(&"somebody.elses".to_owned()), "{}", dialect.id());
     }
 }

@@ -77,6 +77,19 @@ pub const PSP_CIRCUIT_OPEN: &str = "paybell_psp_circuit_open";
 /// 1 while a PSP refuses our credentials, by [`PSP`] and [`ACCOUNT`].
 pub const PSP_CREDENTIALS_REFUSED: &str = "paybell_psp_credentials_refused";
 
+/// 1 while something is wrong with an account's endpoint, by [`PSP`], [`ACCOUNT`] and [`FINDING`].
+pub const ENDPOINT_FINDINGS: &str = "paybell_endpoint_findings";
+/// When an account's PSP last told what is registered there, by [`PSP`] and [`ACCOUNT`]; 0: never.
+pub const ENDPOINT_TOLD_TIMESTAMP_SECONDS: &str = "paybell_endpoint_told_timestamp_seconds";
+/// When the certificate of an account's public URL ends, as a Unix time, by [`PSP`] and [`ACCOUNT`].
+pub const PUBLIC_CERTIFICATE_EXPIRY_SECONDS: &str = "paybell_public_certificate_expiry_seconds";
+/// From sending the last canary that came back to the commit of its event.
+pub const CANARY_ROUND_TRIP_SECONDS: &str = "paybell_canary_round_trip_seconds";
+/// When that was; 0: none ever came back.
+pub const CANARY_LAST_SUCCESS_TIMESTAMP_SECONDS: &str = "paybell_canary_last_success_timestamp_seconds";
+/// 1 while canaries do not come back.
+pub const CANARY_LOST: &str = "paybell_canary_lost";
+
 /// Bodies of webhooks that were deleted one by one for their age; those in a dropped partition are not counted.
 pub const BODIES_DELETED_TOTAL: &str = "paybell_bodies_deleted_total";
 /// Partitions of bodies, by [`OUTCOME`]: made or dropped.
@@ -123,6 +136,7 @@ pub const DESTINATION: &str = "destination";
 pub const BASIS: &str = "basis";
 /// The label of histograms' buckets.
 pub const LE: &str = "le";
+pub const FINDING: &str = "finding";
 
 /// Upper bounds of a histogram's buckets, in seconds. Milliseconds matter for an acknowledgement; 2 s is the publish
 /// budget, 10 s what PSPs wait for; a lag may be hours.
@@ -207,6 +221,24 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(RECONCILE_ETA_SECONDS, Unit::Seconds, "How long it takes to ask about all that are due.");
     describe_gauge!(PSP_CIRCUIT_OPEN, "1 while a PSP that does not answer is left alone but for single probes.");
     describe_gauge!(PSP_CREDENTIALS_REFUSED, "1 while a PSP refuses our credentials.");
+    describe_gauge!(ENDPOINT_FINDINGS, "1 while something is wrong with an account's endpoint, by what is wrong.");
+    describe_gauge!(
+        ENDPOINT_TOLD_TIMESTAMP_SECONDS,
+        Unit::Seconds,
+        "When an account's PSP last told what is registered there; 0: never."
+    );
+    describe_gauge!(
+        PUBLIC_CERTIFICATE_EXPIRY_SECONDS,
+        Unit::Seconds,
+        "When the certificate of an account's public URL ends, as a Unix time."
+    );
+    describe_gauge!(CANARY_ROUND_TRIP_SECONDS, Unit::Seconds, "From sending the last canary that came back to its commit.");
+    describe_gauge!(
+        CANARY_LAST_SUCCESS_TIMESTAMP_SECONDS,
+        Unit::Seconds,
+        "When the last canary came back, as a Unix time; 0: none ever did."
+    );
+    describe_gauge!(CANARY_LOST, "1 while canaries do not come back.");
     describe_gauge!(OUTBOX_WAITING, "Changes of orders that are still to be told.");
     describe_gauge!(OUTBOX_OLDEST_SECONDS, Unit::Seconds, "The age of the oldest change that is still to be told.");
     describe_counter!(NOTICES_TOTAL, "Attempts to tell of a change, by outcome: told, failed or given_up.");

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod conformance;
+pub mod front;
 pub mod receiver;
 pub mod scene;
 pub mod servers;

@@ -28,9 +28,9 @@ use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
     AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, DueOrder, Expected,
-    HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position,
-    Positioned, Reason, ReferenceKey, Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredOrder,
-    Unsettled, UnsettledPlace, Work,
+    HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place,
+    Policy, Position, Positioned, Reason, ReferenceKey, Registered, Registration, Scope, Selection, Store, StoreError,
+    StoredBody, StoredOrder, Unsettled, UnsettledPlace, WatchKey, WatchKind, WatchLease, WatchState, Work,
 };
 use paybell_worker::{seen, store};
 use uuid::Uuid;
@@ -276,6 +276,18 @@ impl Store for FailingStore {
 
     async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
         self.store.count_unsettled(reason, accounts, before).await
+    }
+
+    async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {
+        self.store.lease_watch(key, lease).await
+    }
+
+    async fn finish_watch(&self, key: &WatchKey, token: Uuid, next_at: Timestamp, state: &str) -> Result<bool, StoreError> {
+        self.store.finish_watch(key, token, next_at, state).await
+    }
+
+    async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
+        self.store.watch_states(kind).await
     }
 
     async fn lease_notices(

@@ -8,6 +8,7 @@ mod sqlite {
     paybell_tests::checks_suite!(Bench::sqlite);
     paybell_tests::learning_suite!(Bench::sqlite);
     paybell_tests::expiry_suite!(Bench::sqlite);
+    paybell_tests::watches_suite!(Bench::sqlite);
 }
 
 mod postgres {
@@ -31,6 +32,7 @@ mod postgres {
     paybell_tests::checks_suite!(bench);
     paybell_tests::learning_suite!(bench);
     paybell_tests::expiry_suite!(bench);
+    paybell_tests::watches_suite!(bench);
 
     async fn bench() -> Bench {
         Bench::new(servers::postgres().await.database().await).await

@@ -24,6 +24,7 @@ use paybell_tests::worker::context;
 use paybell_worker::api::{self, Answering, Settings};
 use paybell_worker::store::{Position, connect};
 use paybell_worker::tail::{self, PAGES_KEPT, StreamId, Tail};
+use paybell_worker::transport::HttpTransport;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
@@ -62,6 +63,7 @@ impl Worker {
             parked_max: KEPT,
             stream_kept: KEPT,
             stream_clients_max: CLIENTS_MAX,
+            transport: Arc::new(HttpTransport::new().unwrap()),
         };
         let router = api::router(Arc::clone(&answering), settings, Arc::clone(&tail), &shutdown);
         let epoch = context.epoch;

@@ -5,6 +5,7 @@
 
 mod balance;
 mod completeness;
+pub mod endpoints;
 mod events;
 mod orders;
 mod problem;
@@ -31,11 +32,13 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use self::endpoints::Inspectors;
 use self::problem::Problem;
 use self::stream::Streams;
 pub(crate) use self::wire::Order;
 use crate::consume::Context;
 use crate::tail::Tail;
+use crate::transport::PspTransport;
 
 /// A registration is a few hundred bytes.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -59,16 +62,19 @@ pub struct Settings {
     pub stream_kept: Duration,
     /// More clients of the stream are refused.
     pub stream_clients_max: usize,
+    /// The way to PSPs, for checks that somebody asks for.
+    pub transport: Arc<dyn PspTransport>,
 }
 
 impl Settings {
     #[must_use]
-    pub fn of(config: &Config) -> Self {
+    pub fn of(config: &Config, transport: Arc<dyn PspTransport>) -> Self {
         Self {
             tokens: config.api.tokens.clone(),
             parked_max: Duration::from_secs(config.limits.parked_max_s),
             stream_kept: Duration::from_secs(u64::from(config.retention.stream_days) * 24 * 60 * 60),
             stream_clients_max: STREAM_CLIENTS_MAX,
+            transport,
         }
     }
 }
@@ -108,7 +114,7 @@ impl utoipa::Modify for BearerToken {
 
 /// The API's routes; 503 until `context` is set. Streams end when the stop begins.
 pub fn router(context: Answering, settings: Settings, tail: Arc<Tail>, shutdown: &Shutdown) -> Router {
-    let Settings { tokens, parked_max, stream_kept, stream_clients_max } = settings;
+    let Settings { tokens, parked_max, stream_kept, stream_clients_max, transport } = settings;
     let state = ApiState { context, tokens: tokens.into() };
     let streams = Arc::new(Streams::new(tail, stream_clients_max, stream_kept, shutdown.clone()));
     let (router, description) = documented().split_for_parts();
@@ -121,6 +127,7 @@ pub fn router(context: Answering, settings: Settings, tail: Arc<Tail>, shutdown:
         })
         .layer(Extension(Patience { parked_max }))
         .layer(Extension(streams))
+        .layer(Extension(Arc::new(Inspectors::new(transport))))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state, authorize))
 }
@@ -145,6 +152,8 @@ fn documented() -> OpenApiRouter {
         .routes(routes!(completeness::get_completeness))
         .routes(routes!(unsettled::list_unsettled))
         .routes(routes!(replays::replay_webhooks))
+        .routes(routes!(endpoints::list_endpoints))
+        .routes(routes!(endpoints::check_endpoint))
 }
 
 /// Admits a request whose bearer token has the scope that its method needs, and hands it the context.
@@ -240,8 +249,13 @@ mod tests {
         let request =
             Request::put("/v1/orders/o").header("authorization", "Bearer hush").header("content-type", "application/json");
         tokio::time::pause();
-        let settings =
-            Settings { tokens: vec![token], parked_max: Duration::ZERO, stream_kept: Duration::ZERO, stream_clients_max: 0 };
+        let settings = Settings {
+            tokens: vec![token],
+            parked_max: Duration::ZERO,
+            stream_kept: Duration::ZERO,
+            stream_clients_max: 0,
+            transport: Arc::new(crate::transport::HttpTransport::new().unwrap()),
+        };
         let router = router(answering, settings, Arc::new(Tail::new(1)), &Shutdown::new());
         let answer = router.oneshot(request.body(body).unwrap()).await.unwrap();
         tokio::time::resume();
@@ -268,6 +282,8 @@ mod tests {
             "/v1/completeness",
             "/v1/unsettled",
             "/v1/replays",
+            "/v1/endpoints",
+            "/v1/endpoints/{psp}/{account}/check",
         ];
         assert_eq!(paths, HashSet::from(expected));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");

@@ -5,18 +5,22 @@
 //! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
 //! Beside it: [`reconcile`] asks PSPs about payments, when the [`schedule`] says so and as much as is good [`manners`], by
 //! [`asking`] through [`transport`] with tokens that `access` keeps; [`api`] is the shop's door; [`replay`] translates kept
-//! webhooks again; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`]
+//! webhooks again; [`endpoints`] sees whether what PSPs have registered leads to us, by their lists, by the way from [`outside`],
+//! and by a [`canary`]; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`]
 //! counts who waits too long; [`expiry`] ends orders whose time is over; [`unsettled`] lists those that nothing ends;
-//! [`completeness`] holds webhooks against payments; [`retention`] drops what is old; [`pulse`] says whether the database is there; [`pace`] where a
+//! [`completeness`] holds webhooks against payments; [`retention`] drops what is old; [`pulse`] says whether the database is
+//! there; [`pace`] where a
 //! batch's time goes; [`ids`] makes random ids.
 
 mod access;
 pub mod api;
 pub mod apply;
 pub mod asking;
+pub mod canary;
 pub mod change;
 pub mod completeness;
 pub mod consume;
+pub mod endpoints;
 pub mod expiry;
 pub mod ids;
 pub mod inbox;
@@ -24,6 +28,7 @@ pub mod manners;
 pub mod notify;
 pub mod order;
 pub mod outbox;
+pub mod outside;
 pub mod overdue;
 pub mod pace;
 pub mod pulse;
@@ -54,6 +59,7 @@ use paybell_shared::shutdown::Shutdown;
 use uuid::Uuid;
 
 use crate::consume::{BatchLimits, Context};
+use crate::endpoints::Inspector;
 use crate::ids::Ids;
 use crate::notify::Notifier;
 use crate::order::{AccountKey, Rules};
@@ -96,7 +102,8 @@ pub async fn start(config: &Config, queue: &Queue, clock: Arc<dyn Clock>, shutdo
     let answering = api::Answering::default();
     let pulse = Arc::new(Pulse::default());
     let tail = Arc::new(Tail::new(tail::PAGES_KEPT));
-    let router = api::router(Arc::clone(&answering), api::Settings::of(config), Arc::clone(&tail), shutdown);
+    let settings = api::Settings::of(config, Arc::new(HttpTransport::new()?));
+    let router = api::router(Arc::clone(&answering), settings, Arc::clone(&tail), shutdown);
     serve::run("api", listener, Limits::from(&config.limits), router, shutdown);
 
     let accounts: HashMap<AccountKey, Arc<Account>> =
@@ -175,6 +182,9 @@ impl Parts {
             let reconciler = Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
             shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));
             shutdown.spawn("reconcile", reconcile::run(reconciler, shutdown.clone()));
+            let inspector = Arc::new(Inspector::new(Arc::clone(&context), Arc::new(HttpTransport::new()?)));
+            shutdown.spawn("endpoints", endpoints::run(inspector, shutdown.clone()));
+            shutdown.spawn("registered", endpoints::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("due", reconcile::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("expiry", expiry::run(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("completeness", completeness::watch(Arc::clone(&context), shutdown.clone()));

@@ -80,6 +80,8 @@ pub enum Manner {
     SlowDown { retry_after: Option<Duration> },
     /// It does not accept our credentials.
     Refused,
+    /// It does not answer this question for our credentials, which says nothing about other questions.
+    Withheld,
 }
 
 /// What a person should hear of.
@@ -129,6 +131,7 @@ impl Manners {
                 self.refused_since = None;
                 return (was_open || was_refused).then_some(News::Recovered);
             }
+            Manner::Withheld => return None,
             Manner::Failed { retry_after } => {
                 self.failures = self.failures.saturating_add(1);
                 let beyond = self.failures.checked_sub(OPENING_FAILURES);
@@ -304,6 +307,17 @@ mod tests {
         begin(&mut manners, now, 9).unwrap();
         assert_eq!(end(&mut manners, now, 9, Manner::Answered), Some(News::Recovered));
         assert_eq!(manners.refused_since(), None);
+    }
+
+    #[test]
+    fn a_question_that_is_withheld_says_nothing_about_others() {
+        let mut manners = opened();
+        let before = manners.clone();
+        let probing = NOW.plus(OPEN_MIN);
+        begin(&mut manners, probing, 10).unwrap();
+        assert_eq!(end(&mut manners, probing, 10, Manner::Withheld), None);
+        assert_eq!((manners.failures, manners.refused_since, manners.is_open()), (before.failures, None, true));
+        begin(&mut manners, probing, 11).unwrap();
     }
 
     #[test]

@@ -159,11 +159,15 @@ impl Resolve for PublicAddresses {
 }
 
 fn check(address: IpAddr) -> Result<(), NotPublic> {
-    let public = match address {
+    if is_public(address) { Ok(()) } else { Err(NotPublic(address)) }
+}
+
+/// Whether the Internet reaches this address.
+pub(crate) fn is_public(address: IpAddr) -> bool {
+    match address {
         IpAddr::V4(address) => is_public_v4(address),
         IpAddr::V6(address) => is_public_v6(address),
-    };
-    if public { Ok(()) } else { Err(NotPublic(address)) }
+    }
 }
 
 /// What is not globally reachable by IANA's registry of special-purpose addresses, and what is reachable and yet not the

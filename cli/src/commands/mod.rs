@@ -4,6 +4,7 @@ pub mod audit;
 pub mod completeness;
 pub mod config;
 pub mod demo;
+pub mod endpoints;
 pub mod explain;
 pub mod psps;
 pub mod reading;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::account::Account;
 use super::dialect::{Dialect, EventType, Scene, Settings, SignError, SignedCall, Situation, Webhook};
+use super::endpoint::{self, Change, Registered, texts};
 use super::http::{self, bearer, only_for, pairs, value};
 use super::ledger::{Cancellation, Decline, Dispute, DisputeState, Event, Happened, Object, Payment, RefundState};
 use super::ledger::{State as PaymentState, Step};
@@ -352,8 +353,8 @@ fn router(account: &Account) -> Router {
         .route("/payments/{id}/actions", get(payment_actions))
         .route("/disputes", get(disputes))
         .route("/disputes/{id}", get(one_dispute))
-        .route("/workflows", get(workflows))
-        .route("/workflows/{id}", get(workflow))
+        .route("/workflows", get(workflows).post(create_workflow))
+        .route("/workflows/{id}", get(workflow).patch(change_workflow))
         .with_state(account.clone());
     let refusal = json!({ "error_type": "unauthorized", "error_codes": ["access_key_invalid"] });
     let key = account.settings.api_key.as_deref().unwrap_or_default();
@@ -406,29 +407,57 @@ async fn one_dispute(State(account): State<Account>, Path(id): Path<String>) -> 
     found(all.find(|(_, it)| it.id == id).map(|(payment, it)| dispute(payment, it)))
 }
 
-/// The one workflow that sends webhooks.
+/// With this begin the ids of workflows; each sends webhooks to one URL.
 const WORKFLOW: &str = "wf_simulated";
 
+fn number_of(workflow: &str) -> Option<usize> {
+    workflow.strip_prefix(WORKFLOW)?.parse().ok()
+}
+
 async fn workflows(State(account): State<Account>) -> Response {
-    let registered = account.endpoint().map(|_| json!({ "id": WORKFLOW, "name": "Webhooks", "active": true }));
-    answer(&json!({ "data": registered.into_iter().collect::<Vec<_>>() }))
+    let head = |registered: &Registered| json!({ "id": format!("{WORKFLOW}{}", registered.number), "name": "Webhooks", "active": registered.enabled });
+    answer(&json!({ "data": account.endpoints().iter().map(head).collect::<Vec<_>>() }))
 }
 
 async fn workflow(State(account): State<Account>, Path(id): Path<String>) -> Response {
-    let (gateway, disputes): (Vec<&str>, Vec<&str>) =
-        EVENT_TYPES.iter().map(|known| known.name).partition(|name| !name.starts_with("dispute_"));
-    found(account.endpoint().filter(|_| id == WORKFLOW).map(|url| {
-        json!({
-            "id": WORKFLOW,
-            "name": "Webhooks",
-            "active": true,
-            "conditions": [{ "id": "wfc_simulated", "type": "event", "events": { "gateway": gateway, "dispute": disputes } }],
-            "actions": [{
-                "id": "wfa_simulated", "type": "webhook", "url": url, "headers": {},
-                "signature": { "method": "HMACSHA256" },
-            }],
-        })
-    }))
+    let wanted = number_of(&id);
+    found(account.endpoints().iter().find(|registered| Some(registered.number) == wanted).map(workflow_object))
+}
+
+async fn create_workflow(State(account): State<Account>, Json(request): Json<Value>) -> Response {
+    let (condition, action) = (&request["conditions"][0]["events"], &request["actions"][0]);
+    let lists = ["gateway", "dispute"].map(|source| texts(&condition[source]).unwrap_or_default());
+    let (Some(url), Some(_)) = (action["url"].as_str(), action["signature"]["key"].as_str()) else {
+        return invalid("workflow_action_invalid");
+    };
+    let made = endpoint::create(account.dialect, &mut account.endpoints_mut(), url, lists.concat(), None);
+    match made {
+        Ok(made) => http::json(StatusCode::CREATED, &json!({ "id": format!("{WORKFLOW}{}", made.number) })),
+        Err(refusal) => invalid(refusal.words()),
+    }
+}
+
+async fn change_workflow(State(account): State<Account>, Path(id): Path<String>, Json(request): Json<Value>) -> Response {
+    let change = Change { enabled: request["active"].as_bool(), ..Change::default() };
+    let changed = endpoint::change(&mut account.endpoints_mut(), number_of(&id), change);
+    found(changed.map(|changed| json!({ "name": "Webhooks", "active": changed.enabled })))
+}
+
+/// Without its signature key.
+fn workflow_object(registered: &Registered) -> Value {
+    let all: Vec<String> = EVENT_TYPES.iter().map(|known| known.name.to_owned()).collect();
+    let events = if registered.events == ["*"] { all } else { registered.events.clone() };
+    let (disputes, gateway): (Vec<String>, Vec<String>) = events.into_iter().partition(|name| name.starts_with("dispute_"));
+    json!({
+        "id": format!("{WORKFLOW}{}", registered.number),
+        "name": "Webhooks",
+        "active": registered.enabled,
+        "conditions": [{ "id": "wfc_simulated", "type": "event", "events": { "gateway": gateway, "dispute": disputes } }],
+        "actions": [{
+            "id": "wfa_simulated", "type": "webhook", "url": registered.url, "headers": {},
+            "signature": { "method": "HMACSHA256" },
+        }],
+    })
 }
 
 /// One page: of what was made from `from` to `to`, `limit` after the first `skip`.

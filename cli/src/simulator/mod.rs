@@ -15,6 +15,7 @@ pub mod checkoutcom;
 pub mod coinbase_commerce;
 mod decimal;
 pub mod dialect;
+mod endpoint;
 pub mod flutterwave;
 pub mod generic;
 pub mod gocardless;
@@ -42,6 +43,7 @@ pub mod svix;
 
 pub use account::Account;
 pub use dialect::{Dialect, Forgery, Settings, SignError, SignedCall, Situation, Webhook};
+pub use endpoint::Registered;
 pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};
 

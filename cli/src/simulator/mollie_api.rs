@@ -1,13 +1,14 @@
 //! The part of Mollie's HTTP API that reconciliation asks, answered from the account's ledger.
 
-use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, patch};
+use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::account::Account;
+use super::endpoint::{self, Change, Registered, texts};
 use super::http::{self, bearer, only_for, pairs, value};
 use super::ledger::{Ledger, Payment};
 use super::mollie::{self, Attempted, link};
@@ -23,7 +24,8 @@ pub(super) fn router(account: &Account) -> Router {
         .route("/v2/payments/{id}", get(payment))
         .route("/v2/refunds", get(refunds))
         .route("/v2/chargebacks", get(chargebacks))
-        .route("/v2/webhooks", get(webhooks))
+        .route("/v2/webhooks", get(webhooks).post(create_webhook))
+        .route("/v2/webhooks/{id}", patch(change_webhook))
         .with_state(account.clone());
     let refusal = json!({
         "status": 401, "title": "Unauthorized Request", "detail": "Missing authentication, or failed to authenticate",
@@ -74,13 +76,48 @@ async fn chargebacks(State(account): State<Account>, RawQuery(query): RawQuery) 
 
 async fn webhooks(State(account): State<Account>, RawQuery(query): RawQuery) -> Response {
     let live = account.ledger().live();
-    let endpoint = account.endpoint().map(|url| {
-        json!({
-            "resource": "webhook", "id": "hook_Simulated1", "url": url, "profileId": "pfl_Simulated1",
-            "createdAt": mollie::time(0), "name": "Paybell", "eventTypes": ["*"], "status": "enabled", "mode": mollie::mode(live),
-        })
-    });
-    list("webhooks", endpoint.into_iter(), query.as_deref())
+    let endpoints: Vec<Value> = account.endpoints().iter().map(|registered| webhook(registered, live)).collect();
+    list("webhooks", endpoints.into_iter(), query.as_deref())
+}
+
+async fn create_webhook(State(account): State<Account>, Json(request): Json<Value>) -> Response {
+    let (Some(url), Some(_), Some(events)) = (request["url"].as_str(), request["name"].as_str(), texts(&request["eventTypes"]))
+    else {
+        return error(StatusCode::UNPROCESSABLE_ENTITY, "Unprocessable Entity", "A field is missing.");
+    };
+    let live = account.ledger().live();
+    let made = endpoint::create(account.dialect, &mut account.endpoints_mut(), url, events, None);
+    match made {
+        Ok(made) => {
+            let mut object = webhook(&made, live);
+            object["webhookSecret"] = made.secret.into();
+            http::json(StatusCode::CREATED, &object)
+        }
+        Err(refusal) => error(StatusCode::UNPROCESSABLE_ENTITY, "Unprocessable Entity", refusal.words()),
+    }
+}
+
+async fn change_webhook(State(account): State<Account>, Path(id): Path<String>, Json(request): Json<Value>) -> Response {
+    let change = Change { url: request["url"].as_str().map(str::to_owned), events: texts(&request["eventTypes"]), enabled: None };
+    let number = id.strip_prefix(WEBHOOK).and_then(|number| number.parse().ok());
+    let live = account.ledger().live();
+    let changed = endpoint::change(&mut account.endpoints_mut(), number, change);
+    changed.map_or_else(
+        || error(StatusCode::NOT_FOUND, "Not Found", "No webhook exists with this id."),
+        |changed| http::json(StatusCode::OK, &webhook(&changed, live)),
+    )
+}
+
+/// With this begin the ids of webhooks.
+const WEBHOOK: &str = "hook_Simulated";
+
+/// Without its secret.
+fn webhook(registered: &Registered, live: bool) -> Value {
+    json!({
+        "resource": "webhook", "id": format!("{WEBHOOK}{}", registered.number), "url": registered.url,
+        "profileId": "pfl_Simulated1", "createdAt": mollie::time(0), "name": "Paybell", "eventTypes": registered.events,
+        "status": if registered.enabled { "enabled" } else { "blocked" }, "mode": mollie::mode(live),
+    })
 }
 
 /// All payments of Mollie's, in no order.

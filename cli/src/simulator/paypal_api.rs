@@ -1,16 +1,17 @@
 //! The part of PayPal's HTTP API that reconciliation asks, answered from the account's ledger; and the certificate, which is
 //! everyone's.
 
-use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
+use axum::{Json, Router};
 use paybell_shared::clock::Timestamp;
 use serde_json::{Value, json};
 
 use super::account::Account;
 use super::dialect::Settings;
+use super::endpoint::{self, Change, Refusal, Registered};
 use super::http::{self, basic, bearer, only_for, pairs, value};
 use super::ledger::{Event, Payment};
 use super::paypal::{authorization_object, capture_objects, dispute_object, order, refund_object};
@@ -34,7 +35,8 @@ pub(super) fn router(account: &Account) -> Router {
         .route("/v1/customer/disputes", get(disputes))
         .route("/v1/customer/disputes/{id}", get(dispute))
         .route("/v1/notifications/webhooks-events", get(webhooks_events))
-        .route("/v1/notifications/webhooks", get(webhooks))
+        .route("/v1/notifications/webhooks", get(webhooks).post(create_webhook))
+        .route("/v1/notifications/webhooks/{id}", patch(change_webhook))
         .with_state(account.clone());
     let refusal = json!({ "error": "invalid_token", "error_description": "Token signature verification failed" });
     let open = Router::new()
@@ -141,10 +143,51 @@ async fn webhooks_events(State(account): State<Account>, RawQuery(query): RawQue
 }
 
 async fn webhooks(State(account): State<Account>) -> Response {
-    let registered = account
-        .endpoint()
-        .map(|url| json!({ "id": account.settings.webhook_id, "url": url, "event_types": [{ "name": "*" }], "links": [] }));
-    answer(&json!({ "webhooks": registered.into_iter().collect::<Vec<_>>() }))
+    let webhooks: Vec<Value> = account.endpoints().iter().map(|registered| webhook(&account, registered)).collect();
+    answer(&json!({ "webhooks": webhooks }))
+}
+
+async fn create_webhook(State(account): State<Account>, Json(request): Json<Value>) -> Response {
+    let Some(url) = request["url"].as_str() else { return error(StatusCode::BAD_REQUEST, "VALIDATION_ERROR") };
+    let made = endpoint::create(account.dialect, &mut account.endpoints_mut(), url, names(&request["event_types"]), None);
+    match made {
+        Ok(made) => http::json(StatusCode::CREATED, &webhook(&account, &made)),
+        Err(Refusal::Taken) => error(StatusCode::BAD_REQUEST, "WEBHOOK_URL_ALREADY_EXISTS"),
+        Err(Refusal::TooMany) => error(StatusCode::BAD_REQUEST, "WEBHOOK_NUMBER_LIMIT_EXCEEDED"),
+        Err(Refusal::Url) => error(StatusCode::BAD_REQUEST, "VALIDATION_ERROR"),
+    }
+}
+
+/// JSON Patch, of which PayPal knows `replace`.
+async fn change_webhook(State(account): State<Account>, Path(id): Path<String>, Json(patches): Json<Value>) -> Response {
+    let mut change = Change::default();
+    for patch in patches.as_array().into_iter().flatten() {
+        match (patch["op"].as_str(), patch["path"].as_str()) {
+            (Some("replace"), Some("/url")) => change.url = patch["value"].as_str().map(str::to_owned),
+            (Some("replace"), Some("/event_types")) => change.events = Some(names(&patch["value"])),
+            _ => return error(StatusCode::BAD_REQUEST, "WEBHOOK_PATCH_REQUEST_NO_CHANGE"),
+        }
+    }
+    let number = account.endpoints().iter().find(|known| webhook_id(&account, known) == id).map(|known| known.number);
+    let changed = endpoint::change(&mut account.endpoints_mut(), number, change);
+    changed.map_or_else(missing, |changed| answer(&webhook(&account, &changed)))
+}
+
+fn webhook(account: &Account, registered: &Registered) -> Value {
+    let types: Vec<Value> = registered.events.iter().map(|event| json!({ "name": event })).collect();
+    json!({ "id": webhook_id(account, registered), "url": registered.url, "event_types": types, "links": [] })
+}
+
+/// The first is the one that the account's webhooks are signed for.
+fn webhook_id(account: &Account, registered: &Registered) -> String {
+    match (registered.number, &account.settings.webhook_id) {
+        (0, Some(id)) => id.clone(),
+        (number, _) => format!("SIMULATED{number}"),
+    }
+}
+
+fn names(types: &Value) -> Vec<String> {
+    types.as_array().into_iter().flatten().filter_map(|event| event["name"].as_str().map(str::to_owned)).collect()
 }
 
 fn all_disputes(payment: &Payment) -> Vec<Value> {

@@ -1,14 +1,15 @@
 //! The part of Square's HTTP API that reconciliation asks, answered from the account's ledger.
 
-use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, put};
+use axum::{Json, Router};
 use paybell_shared::clock::Timestamp;
 use serde_json::{Value, json};
 
 use super::account::Account;
+use super::endpoint::{self, Change, Registered, texts};
 use super::http::{self, bearer, only_for, pairs, value};
 use super::square::{self, API_VERSION};
 
@@ -23,7 +24,8 @@ pub(super) fn router(account: &Account) -> Router {
         .route("/v2/refunds", get(refunds))
         .route("/v2/refunds/{id}", get(refund))
         .route("/v2/disputes", get(disputes))
-        .route("/v2/webhooks/subscriptions", get(subscriptions))
+        .route("/v2/webhooks/subscriptions", get(subscriptions).post(create_subscription))
+        .route("/v2/webhooks/subscriptions/{id}", put(change_subscription))
         .with_state(account.clone());
     let refusal = errors("AUTHENTICATION_ERROR", "UNAUTHORIZED", "This request could not be authorized.");
     let key = account.settings.api_key.as_deref().unwrap_or_default();
@@ -62,15 +64,57 @@ async fn disputes(State(account): State<Account>, RawQuery(query): RawQuery) -> 
 }
 
 async fn subscriptions(State(account): State<Account>, RawQuery(query): RawQuery) -> Response {
-    let subscription = account.endpoint().map(|url| {
-        let types = account.dialect.event_types().iter().map(|event_type| event_type.name).collect::<Value>();
-        let object = json!({
-            "id": "wbhk_simulated", "name": "Paybell", "enabled": true, "event_types": types, "notification_url": url,
-            "api_version": API_VERSION,
-        });
-        (0, object)
-    });
-    list("subscriptions", subscription.into_iter().collect(), &pairs(query.as_deref()))
+    let query = pairs(query.as_deref());
+    let with_disabled = value(&query, "include_disabled") == Some("true");
+    let listed = account.endpoints().iter().filter(|registered| registered.enabled || with_disabled).cloned().collect::<Vec<_>>();
+    list("subscriptions", listed.iter().map(|registered| (0, subscription(&account, registered))).collect(), &query)
+}
+
+async fn create_subscription(State(account): State<Account>, Json(request): Json<Value>) -> Response {
+    let wanted = &request["subscription"];
+    let (Some(url), Some(events)) = (wanted["notification_url"].as_str(), texts(&wanted["event_types"])) else {
+        return invalid("Missing required parameter.");
+    };
+    let version = wanted["api_version"].as_str().map(str::to_owned);
+    let made = endpoint::create(account.dialect, &mut account.endpoints_mut(), url, events, version);
+    match made {
+        Ok(made) => {
+            let mut object = subscription(&account, &made);
+            object["signature_key"] = made.secret.into();
+            answer(&json!({ "subscription": object }))
+        }
+        Err(refusal) => invalid(refusal.words()),
+    }
+}
+
+async fn change_subscription(State(account): State<Account>, Path(id): Path<String>, Json(request): Json<Value>) -> Response {
+    let wanted = &request["subscription"];
+    let change = Change {
+        url: wanted["notification_url"].as_str().map(str::to_owned),
+        events: texts(&wanted["event_types"]),
+        enabled: wanted["enabled"].as_bool(),
+    };
+    let number = id.strip_prefix(SUBSCRIPTION).and_then(|number| number.parse().ok());
+    let changed = endpoint::change(&mut account.endpoints_mut(), number, change);
+    changed.map_or_else(missing, |changed| answer(&json!({ "subscription": subscription(&account, &changed) })))
+}
+
+/// With this begin the ids of subscriptions.
+const SUBSCRIPTION: &str = "wbhk_simulated";
+
+/// Without its signature key. Square has no name for all events.
+fn subscription(account: &Account, registered: &Registered) -> Value {
+    let all = || account.dialect.event_types().iter().map(|event_type| event_type.name.to_owned()).collect();
+    let types: Vec<String> = if registered.events == ["*"] { all() } else { registered.events.clone() };
+    json!({
+        "id": format!("{SUBSCRIPTION}{}", registered.number), "name": "Paybell", "enabled": registered.enabled,
+        "event_types": types, "notification_url": registered.url,
+        "api_version": registered.api_version.as_deref().unwrap_or(API_VERSION),
+    })
+}
+
+fn invalid(detail: &str) -> Response {
+    http::json(StatusCode::BAD_REQUEST, &errors("INVALID_REQUEST_ERROR", "BAD_REQUEST", detail))
 }
 
 /// One page, by the time of the last change, oldest first, beginning behind `cursor`. What is empty is left out.

@@ -4,10 +4,11 @@ use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 
 use super::account::Account;
+use super::endpoint::{self, Change, Registered};
 use super::http::{self, bearer, only_for, pairs, value};
 use super::ledger::Event;
 use super::stripe;
@@ -26,7 +27,8 @@ pub(super) fn router(account: &Account) -> Router {
         .route("/v1/refunds", get(refunds))
         .route("/v1/disputes", get(disputes))
         .route("/v1/events", get(events))
-        .route("/v1/webhook_endpoints", get(webhook_endpoints))
+        .route("/v1/webhook_endpoints", get(webhook_endpoints).post(create_endpoint))
+        .route("/v1/webhook_endpoints/{id}", post(change_endpoint))
         .with_state(account.clone());
     let refusal = json!({ "error": { "message": "Invalid API Key provided.", "type": "invalid_request_error" } });
     let key = account.settings.api_key.as_deref().unwrap_or_default();
@@ -101,14 +103,56 @@ async fn events(State(account): State<Account>, RawQuery(query): RawQuery) -> Re
 
 async fn webhook_endpoints(State(account): State<Account>, RawQuery(query): RawQuery) -> Response {
     let live = account.ledger().live();
-    let endpoint = account.endpoint().map(|url| {
-        json!({
-            "id": "we_simulated", "object": "webhook_endpoint", "api_version": stripe::API_VERSION, "application": null,
-            "created": 0, "description": null, "enabled_events": ["*"], "livemode": live, "metadata": {},
-            "status": "enabled", "url": url,
-        })
-    });
-    list("/v1/webhook_endpoints", endpoint.into_iter(), &pairs(query.as_deref()))
+    let endpoints: Vec<Value> = account.endpoints().iter().map(|registered| webhook_endpoint(registered, live)).collect();
+    list("/v1/webhook_endpoints", endpoints.into_iter(), &pairs(query.as_deref()))
+}
+
+async fn create_endpoint(State(account): State<Account>, body: String) -> Response {
+    let form = pairs(Some(&body));
+    let Some(url) = value(&form, "url").map(str::to_owned) else {
+        return error(StatusCode::BAD_REQUEST, "invalid_request_error", "Missing required param: url.");
+    };
+    let version = value(&form, "api_version").map(str::to_owned);
+    let live = account.ledger().live();
+    match endpoint::create(account.dialect, &mut account.endpoints_mut(), &url, enabled_events(&form), version) {
+        Ok(made) => {
+            let mut object = webhook_endpoint(&made, live);
+            object["secret"] = made.secret.into();
+            answer(&object)
+        }
+        Err(refusal) => error(StatusCode::BAD_REQUEST, "invalid_request_error", refusal.words()),
+    }
+}
+
+async fn change_endpoint(State(account): State<Account>, Path(id): Path<String>, body: String) -> Response {
+    let form = pairs(Some(&body));
+    let events = Some(enabled_events(&form)).filter(|events| !events.is_empty());
+    let change = Change {
+        url: value(&form, "url").map(str::to_owned),
+        events,
+        enabled: value(&form, "disabled").map(|disabled| disabled == "false"),
+    };
+    let number = id.strip_prefix(ENDPOINT).and_then(|number| number.parse().ok());
+    let live = account.ledger().live();
+    let changed = endpoint::change(&mut account.endpoints_mut(), number, change);
+    changed.map_or_else(|| missing("webhook_endpoint", &id), |changed| answer(&webhook_endpoint(&changed, live)))
+}
+
+/// With this begin the ids of endpoints.
+const ENDPOINT: &str = "we_simulated";
+
+/// Without its secret.
+fn webhook_endpoint(registered: &Registered, live: bool) -> Value {
+    json!({
+        "id": format!("{ENDPOINT}{}", registered.number), "object": "webhook_endpoint",
+        "api_version": registered.api_version.as_deref().unwrap_or(stripe::API_VERSION), "application": null, "created": 0,
+        "description": null, "enabled_events": registered.events, "livemode": live, "metadata": {},
+        "status": if registered.enabled { "enabled" } else { "disabled" }, "url": registered.url,
+    })
+}
+
+fn enabled_events(form: &[(String, String)]) -> Vec<String> {
+    form.iter().filter(|(name, _)| name.starts_with("enabled_events[")).map(|(_, event)| event.clone()).collect()
 }
 
 fn concerns(query: &[(String, String)], payment_id: &str) -> bool {

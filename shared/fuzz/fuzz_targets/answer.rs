@@ -36,5 +36,6 @@ fuzz_target!(|input: &[u8]| {
         cursors = next;
     }
     let _ = psp.read_endpoints(&response);
+    let _ = psp.read_changed_endpoint(&response);
     let _ = psp.read_token(&response);
 });

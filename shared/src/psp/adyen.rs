@@ -63,7 +63,7 @@ use super::json::{self, Node, Problem};
 use super::telling::{self, Telling};
 use super::{
     Abilities, Account, Acknowledgement, AskError, Capture, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError,
-    Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest, answer, ask, signature,
+    Rejection, Scheme, SettingError, TranslateError, Verified, WantedEndpoint, WebhookRequest, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -84,6 +84,39 @@ const ITEMS_MAX: usize = 64;
 
 /// Bytes of an HMAC key: Adyen's has 32; others are none of its making.
 const KEY_BYTES: usize = 32;
+
+/// What `translate` reads, where a webhook is not for all codes.
+const WANTED: WantedEndpoint = WantedEndpoint {
+    events: &[
+        "AUTHORISATION",
+        "AUTHORISATION_ADJUSTMENT",
+        "CAPTURE",
+        "CAPTURE_FAILED",
+        "CANCELLATION",
+        "TECHNICAL_CANCEL",
+        "CANCEL_OR_REFUND",
+        "EXPIRE",
+        "OFFER_CLOSED",
+        "REFUND",
+        "REFUND_FAILED",
+        "REFUNDED_REVERSED",
+        "NOTIFICATION_OF_FRAUD",
+        "REQUEST_FOR_INFORMATION",
+        "NOTIFICATION_OF_CHARGEBACK",
+        "CHARGEBACK",
+        "DISPUTE_DEFENSE_PERIOD_ENDED",
+        "CHARGEBACK_REVERSED",
+        "PREARBITRATION_OPEN",
+        "SECOND_CHARGEBACK",
+        "PREARBITRATION_WON",
+        "PREARBITRATION_LOST",
+        "ISSUER_RESPONSE_TIMEFRAME_EXPIRED",
+        "SCHEME_ARBITRATION_WON",
+        "SCHEME_ARBITRATION_LOST",
+    ],
+    api_version: None,
+    tells_secret: false,
+};
 
 /// Where an account's webhooks are listed, by mode.
 const MANAGEMENT_LIVE: &str = "https://management-live.adyen.com";
@@ -128,6 +161,15 @@ impl Psp for Adyen {
 
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Customer Area: Developers, Webhooks, a standard webhook of the merchant account, with an HMAC key"
+    }
+
+    /// Those of the platform are listed by another API.
+    fn wanted_endpoint(&self, account: &Account) -> Option<WantedEndpoint> {
+        (account.keys.scheme != PLATFORM).then_some(WANTED)
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {

@@ -15,6 +15,9 @@ use crate::clock::Timestamp;
 /// The longest wait that a PSP may impose on us; a mistaken header must not silence reconciliation for days.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
+/// Of the sentence that says why something is refused.
+const REFUSAL_CHARS_MAX: usize = 200;
+
 /// The date form that HTTP senders use (RFC 9110, 5.6.7).
 const IMF_FIXDATE: StaticFormatDescription =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
@@ -34,6 +37,30 @@ pub(super) fn body(response: &Response<Bytes>, asked_at: Option<Timestamp>) -> R
         }
         status => Err(ReadError::Unintelligible(format!("status {}", status.as_u16()))),
     }
+}
+
+/// The body of an answer that says what was made or changed. What the PSP says of a refusal is kept: it is about a request
+/// of ours, and a person must read it.
+///
+/// # Errors
+/// Nothing was made or changed, as far as is known.
+pub(super) fn changed(response: &Response<Bytes>) -> Result<&[u8], ReadError> {
+    match response.status() {
+        StatusCode::CREATED => Ok(response.body()),
+        status if status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 404 | 429) => {
+            let words = refusal(response.body()).map(|words| format!(": {words}")).unwrap_or_default();
+            Err(ReadError::Unintelligible(format!("status {}{words}", status.as_u16())))
+        }
+        _ => body(response, None),
+    }
+}
+
+/// The sentence in which a PSP says why it refuses: wherever PSPs have it, and no more than [`REFUSAL_CHARS_MAX`] of it.
+fn refusal(body: &[u8]) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let places = ["/error/message", "/errors/0/detail", "/details/0/description", "/detail", "/message", "/error_codes/0"];
+    let words = places.iter().find_map(|place| document.pointer(place)?.as_str())?;
+    Some(words.chars().filter(|letter| !letter.is_control()).take(REFUSAL_CHARS_MAX).collect())
 }
 
 /// When the PSP wrote the answer, by its own clock.
@@ -89,6 +116,25 @@ mod tests {
         for odd in [204, 302, 400, 409] {
             assert!(matches!(read(odd, &[]), Err(ReadError::Unintelligible(_))), "{odd}");
         }
+    }
+
+    #[test]
+    fn why_nothing_was_made_is_kept_in_the_psps_words() {
+        let read = |status, body: &str| {
+            let mut response = response(status, &[]);
+            *response.body_mut() = Bytes::copy_from_slice(body.as_bytes());
+            changed(&response).map(<[u8]>::len)
+        };
+        assert_eq!((read(200, "{}"), read(201, "{}")), (Ok(2), Ok(2)));
+        let refused = |words: &str| Err(ReadError::Unintelligible(words.to_owned()));
+        assert_eq!(read(400, r#"{"error":{"message":"Invalid\u001b URL"}}"#), refused("status 400: Invalid URL"));
+        assert_eq!(read(422, r#"{"errors":[{"detail":"taken"}]}"#), refused("status 422: taken"));
+        assert_eq!(read(409, "<html>"), refused("status 409"));
+        assert_eq!(read(204, ""), refused("status 204"));
+        assert_eq!(read(401, "{}"), Err(ReadError::Unauthorized(401)));
+        assert_eq!(read(404, "{}"), Err(ReadError::NotFound));
+        let long = format!(r#"{{"message":"{}"}}"#, "x".repeat(5000));
+        assert_eq!(read(400, &long), refused(&format!("status 400: {}", "x".repeat(REFUSAL_CHARS_MAX))));
     }
 
     #[test]

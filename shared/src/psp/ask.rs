@@ -3,11 +3,15 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION};
-use http::{HeaderValue, Request, Uri, request};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Uri, request};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{Account, AskError, SettingError};
 use crate::secret::Secret;
+
+/// What a form keeps as it is, beside letters and digits.
+const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
 /// A GET at the PSP's host, or at the account's `api_url`, with these credentials. `path_and_query` holds nothing that is
 /// not ours or checked.
@@ -20,6 +24,33 @@ pub(super) fn get(account: &Account, host: &str, path_and_query: &str, credentia
 pub(super) fn get_with_token(account: &Account, host: &str, path_and_query: &str) -> request::Builder {
     let base = account.api.url.as_deref().unwrap_or(host);
     Request::get(format!("{base}{path_and_query}")).header(ACCEPT, "application/json")
+}
+
+/// A request of another method at the same place; the worker adds a token where there are no credentials.
+pub(super) fn begin(
+    method: Method,
+    account: &Account,
+    host: &str,
+    path_and_query: &str,
+    credentials: Option<HeaderValue>,
+) -> request::Builder {
+    let base = account.api.url.as_deref().unwrap_or(host);
+    let request = Request::builder().method(method).uri(format!("{base}{path_and_query}")).header(ACCEPT, "application/json");
+    credentials.into_iter().fold(request, |request, value| request.header(AUTHORIZATION, value))
+}
+
+/// The request that was begun, with a document in JSON.
+pub(super) fn finish_json(request: request::Builder, document: &serde_json::Value) -> Result<Request<Bytes>, AskError> {
+    let body = Bytes::from(document.to_string());
+    request.header(CONTENT_TYPE, "application/json").body(body).map_err(|_| AskError::Missing("api_url"))
+}
+
+/// The request that was begun, with a form.
+pub(super) fn finish_form(request: request::Builder, fields: &[(&str, &str)]) -> Result<Request<Bytes>, AskError> {
+    let encoded = |text: &str| utf8_percent_encode(text, FORM).to_string();
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
+    let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+    request.body(Bytes::from(fields.join("&"))).map_err(|_| AskError::Missing("api_url"))
 }
 
 /// The request that was begun, without a body.

@@ -110,6 +110,10 @@ impl Psp for Braintree {
         &PROFILE
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Control Panel: Settings, API, Webhooks"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         telling::check_secrets(account)?;
         let refuse = |setting, problem: &str| Err(SettingError { setting, problem: problem.to_owned() });

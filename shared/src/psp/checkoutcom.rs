@@ -30,6 +30,8 @@
 //! `payments:search`; a page in another order is refused rather than followed. How a webhook is retried is \[uncertain\], too:
 //! the profile has what is generally known.
 
+mod endpoint;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -42,8 +44,9 @@ use subtle::ConstantTimeEq as _;
 use super::json::{self, Node, Problem};
 use super::telling::Telling;
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
-    SettingError, TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature, telling,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
+    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
+    ask, signature, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -91,6 +94,14 @@ impl Psp for Checkoutcom {
 
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Dashboard: Developers, Webhooks"
+    }
+
+    fn wanted_endpoint(&self, _account: &Account) -> Option<WantedEndpoint> {
+        Some(endpoint::WANTED)
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {
@@ -230,6 +241,14 @@ impl Psp for Checkoutcom {
             return Err(answer.required("id")?.problem("another workflow than was asked for").into());
         }
         Ok(EndpointList { endpoints: endpoints(&answer)?, next: rest.map(str::to_owned) })
+    }
+
+    fn change_endpoint_request(&self, change: &EndpointChange<'_>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        endpoint::request(change, account)
+    }
+
+    fn read_changed_endpoint(&self, response: &Response<Bytes>) -> Result<ChangedEndpoint, ReadError> {
+        endpoint::read(response)
     }
 }
 

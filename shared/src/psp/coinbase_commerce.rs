@@ -84,6 +84,10 @@ impl Psp for CoinbaseCommerce {
         &PROFILE
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Commerce: Settings, Notifications, Webhook subscriptions"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         telling::check_secrets(account)?;
         ask::check(account)

@@ -120,6 +120,10 @@ impl Psp for FlutterwaveV3 {
         &V3
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Dashboard: Settings, Webhooks"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         telling::check_secrets(account)?;
         ask::check(account)
@@ -221,6 +225,10 @@ impl Psp for FlutterwaveV4 {
 
     fn profile(&self) -> &'static Profile {
         &V4
+    }
+
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Dashboard: Settings, Webhooks"
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {

@@ -62,6 +62,10 @@ impl Psp for Github {
         &PROFILE
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "the repository or organisation: Settings, Webhooks"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         generic::check_pointers_only(account, "GitHub")?;
         generic::check_account(account, &SIGNING)

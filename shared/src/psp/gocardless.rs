@@ -94,6 +94,10 @@ impl Psp for GoCardless {
         &PROFILE
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Dashboard: Developers, Create, Webhook endpoint"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         telling::check_secrets(account)?;
         ask::check(account)

@@ -67,6 +67,10 @@ impl Psp for Klarna {
         &PROFILE
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "nowhere: each order that is made names it, as `merchant_urls.push` and `merchant_urls.notification`"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         telling::check_secrets(account)?;
         ask::check(account)?;

@@ -205,6 +205,33 @@ pub trait Psp: Send + Sync {
         self.read_endpoints(response)
     }
 
+    /// What an endpoint for this account's webhooks must be like; `None`: the PSP lists no endpoints for this scheme, or the URL
+    /// goes with each payment.
+    fn wanted_endpoint(&self, _account: &Account) -> Option<WantedEndpoint> {
+        None
+    }
+
+    /// Where in the PSP's own pages a person registers the webhook.
+    fn endpoint_by_hand(&self) -> &'static str {
+        "where the sender keeps the URLs that it calls"
+    }
+
+    /// A request that registers an endpoint at the PSP, or changes one.
+    ///
+    /// # Errors
+    /// As [`Psp::status_request`]; [`AskError::Unsupported`] also of a single change that the API does not make: a person must.
+    fn change_endpoint_request(&self, _change: &EndpointChange<'_>, _account: &Account) -> Result<Request<Bytes>, AskError> {
+        Err(AskError::Unsupported)
+    }
+
+    /// Reads the answer to [`Psp::change_endpoint_request`].
+    ///
+    /// # Errors
+    /// As [`Psp::read_status`].
+    fn read_changed_endpoint(&self, _response: &Response<Bytes>) -> Result<ChangedEndpoint, ReadError> {
+        Err(never_asked())
+    }
+
     /// The request for a short-lived token (OAuth 2, client credentials), where the API wants one: the worker keeps it, renews
     /// it, and adds it as `Authorization: Bearer` to every other request. `None`: requests carry their credentials themselves.
     ///
@@ -606,4 +633,40 @@ pub struct Endpoint {
 pub struct EndpointList {
     pub endpoints: Vec<Endpoint>,
     pub next: Option<String>,
+}
+
+/// What an endpoint must be like beside its URL: what this adapter was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WantedEndpoint {
+    /// The event types that `translate` reads, without those that only repeat what others tell; the PSP's names.
+    pub events: &'static [&'static str],
+    /// The version of the API that events must be written in, where the PSP's endpoints have one. Begins with its date.
+    pub api_version: Option<&'static str>,
+    /// The PSP makes up the signing secret of a new one and tells it once.
+    pub tells_secret: bool,
+}
+
+/// A change of what is registered at the PSP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointChange<'a> {
+    Create {
+        url: &'a str,
+        wanted: WantedEndpoint,
+    },
+    /// Sets what is said and leaves the rest.
+    Update {
+        id: &'a str,
+        url: Option<&'a str>,
+        /// All of them, in place of those that are registered.
+        events: Option<&'a [String]>,
+        enable: bool,
+    },
+}
+
+/// What the PSP says of an endpoint that was made or changed.
+#[derive(Clone, Debug)]
+pub struct ChangedEndpoint {
+    pub id: String,
+    /// What the PSP signs by; told when the endpoint is made, and never again.
+    pub secret: Option<Secret>,
 }

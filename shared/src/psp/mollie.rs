@@ -34,6 +34,8 @@
 //! **Keys** `test_…` and `live_…` have their mode in them. Organisation tokens (`access_…`), which alone may list webhooks, are
 //! told it by `testmode`, and the profile by the setting `merchant_id`.
 
+mod endpoint;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -46,8 +48,9 @@ use super::json::{self, Node, Problem};
 use super::signature::{self, HEADER_BYTES_MAX, SIGNATURES_MAX};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
-    SettingError, TranslateError, Unread, Verified, WebhookRequest, answer, ask,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
+    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
+    ask,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -92,6 +95,15 @@ impl Psp for Mollie {
 
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Dashboard: Developers, Webhooks; a classic webhook is the `webhookUrl` of each payment that is made"
+    }
+
+    /// Classic webhooks are no endpoints: each payment names its URL.
+    fn wanted_endpoint(&self, account: &Account) -> Option<WantedEndpoint> {
+        (account.keys.scheme != CLASSIC).then_some(endpoint::WANTED)
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {
@@ -270,6 +282,14 @@ impl Psp for Mollie {
         let page = Page::read(&Node::root(&value), "webhooks")?;
         let endpoints = page.items.iter().map(endpoint).collect::<Result<_, _>>()?;
         Ok(EndpointList { endpoints, next: page.next.map(str::to_owned) })
+    }
+
+    fn change_endpoint_request(&self, change: &EndpointChange<'_>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        endpoint::request(change, account)
+    }
+
+    fn read_changed_endpoint(&self, response: &Response<Bytes>) -> Result<ChangedEndpoint, ReadError> {
+        endpoint::read(response)
     }
 }
 

@@ -28,6 +28,7 @@
 //! **Amounts** are decimal strings with the digits of their currency.
 
 mod certificate;
+mod endpoint;
 mod status;
 
 use std::borrow::Cow;
@@ -43,8 +44,9 @@ use serde::Deserialize;
 use self::status::{Look, Step, Subject};
 use super::json::{self, Node, Problem};
 use super::{
-    Abilities, AccessToken, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError,
-    Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WEBHOOK_ID, WebhookRequest, answer, ask, signature,
+    Abilities, AccessToken, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys,
+    Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WEBHOOK_ID,
+    WantedEndpoint, WebhookRequest, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -103,6 +105,14 @@ impl Psp for PayPal {
 
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Developer Dashboard: Apps & Credentials, the app, Webhooks"
+    }
+
+    fn wanted_endpoint(&self, _account: &Account) -> Option<WantedEndpoint> {
+        Some(endpoint::WANTED)
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {
@@ -282,6 +292,14 @@ impl Psp for PayPal {
         let secret = secret.ok_or_else(|| text.problem("not a token"))?;
         let lives = u64::try_from(token.integer("expires_in")?).map_err(|_| token.problem("a token of the past"))?;
         Ok(AccessToken { secret: Secret::new("access_token", secret), lives: Duration::from_secs(lives) })
+    }
+
+    fn change_endpoint_request(&self, change: &EndpointChange<'_>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        endpoint::request(change, account)
+    }
+
+    fn read_changed_endpoint(&self, response: &Response<Bytes>) -> Result<ChangedEndpoint, ReadError> {
+        endpoint::read(response)
     }
 }
 

@@ -95,6 +95,10 @@ impl Psp for Paystack {
         &PROFILE
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Dashboard: Settings, API Keys & Webhooks"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         telling::check_secrets(account)?;
         for secret in &account.keys.secrets {

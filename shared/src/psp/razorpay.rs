@@ -103,6 +103,10 @@ impl Psp for Razorpay {
         &PROFILE
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Dashboard: Account & Settings, Webhooks"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         check_secrets(account)?;
         let refuse = |problem: &str| Err(SettingError { setting: "client_id", problem: problem.to_owned() });

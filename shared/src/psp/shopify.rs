@@ -65,6 +65,10 @@ impl Psp for Shopify {
         &PROFILE
     }
 
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Admin: Settings, Notifications, Webhooks; or the app that calls us"
+    }
+
     fn check(&self, account: &Account) -> Result<(), SettingError> {
         generic::check_pointers_only(account, "Shopify")?;
         generic::check_account(account, &SIGNING)

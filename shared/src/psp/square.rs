@@ -27,6 +27,8 @@
 //! payments and refunds of the seller's main location that changed, and through all disputes. (Square's log of events is off
 //! by default, so it is not used.)
 
+mod endpoint;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -39,8 +41,9 @@ use subtle::ConstantTimeEq as _;
 use super::json::{self, Node, Problem};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
-    SettingError, TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
+    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
+    ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -86,6 +89,14 @@ impl Psp for Square {
 
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Developer Console: the application, Webhooks, Subscriptions"
+    }
+
+    fn wanted_endpoint(&self, _account: &Account) -> Option<WantedEndpoint> {
+        Some(endpoint::WANTED)
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {
@@ -230,6 +241,14 @@ impl Psp for Square {
         let page = Page::read(&Node::root(&value), "subscriptions", None)?;
         let endpoints = page.items.iter().map(endpoint).collect::<Result<_, _>>()?;
         Ok(EndpointList { endpoints, next: page.next.map(str::to_owned) })
+    }
+
+    fn change_endpoint_request(&self, change: &EndpointChange<'_>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        endpoint::request(change, account)
+    }
+
+    fn read_changed_endpoint(&self, response: &Response<Bytes>) -> Result<ChangedEndpoint, ReadError> {
+        endpoint::read(response)
     }
 }
 

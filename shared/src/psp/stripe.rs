@@ -20,6 +20,8 @@
 //! From an answer, the figure comes with the list of the single refunds (`expand[]=data.charge`), from its last page, so
 //! that no single refund in the list is newer than the figure that it is part of.
 
+mod endpoint;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -31,8 +33,9 @@ use subtle::{Choice, ConstantTimeEq as _};
 use super::json::{self, Node, Problem};
 use super::signature::{self, Matching, SIGNATURES_MAX};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
-    SettingError, TranslateError, Unread, Verified, WebhookRequest, answer, ask, telling,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
+    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
+    ask, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -117,6 +120,14 @@ impl Psp for Stripe {
 
     fn profile(&self) -> &'static Profile {
         &PROFILE
+    }
+
+    fn endpoint_by_hand(&self) -> &'static str {
+        "Dashboard: Developers, Webhooks (Workbench: Webhooks tab)"
+    }
+
+    fn wanted_endpoint(&self, _account: &Account) -> Option<WantedEndpoint> {
+        Some(endpoint::WANTED)
     }
 
     fn check(&self, account: &Account) -> Result<(), SettingError> {
@@ -218,6 +229,14 @@ impl Psp for Stripe {
         let page = Page::read(&Node::root(&value), None)?;
         let endpoints = page.items.iter().map(endpoint).collect::<Result<_, _>>()?;
         Ok(EndpointList { endpoints, next: page.next.map(str::to_owned) })
+    }
+
+    fn change_endpoint_request(&self, change: &EndpointChange<'_>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        endpoint::request(change, account)
+    }
+
+    fn read_changed_endpoint(&self, response: &Response<Bytes>) -> Result<ChangedEndpoint, ReadError> {
+        endpoint::read(response)
     }
 }
 

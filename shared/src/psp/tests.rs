@@ -210,6 +210,54 @@ pub(super) fn envelope(psp: &'static dyn Psp, body: &[u8]) -> Envelope {
     specimen(psp.id()).envelope(body)
 }
 
+/// The requests that make an endpoint and change it in every way, as a person reads them, without credentials.
+pub(super) fn changes(psp: &'static dyn Psp, wanted: WantedEndpoint, id: &str) -> String {
+    let specimen = specimen(psp.id());
+    let account = specimen.account(&[specimen.secret]);
+    let url = "https://pay.example/webhooks/here";
+    let events = ["one".to_owned(), "two".to_owned()];
+    let update = |url, events, enable| EndpointChange::Update { id, url, events, enable };
+    let changes = [
+        EndpointChange::Create { url, wanted },
+        update(Some(url), None, false),
+        update(None, Some(&events[..]), false),
+        update(None, None, true),
+        update(Some(url), Some(&events[..]), true),
+    ];
+    let mut shown = String::new();
+    for change in &changes {
+        let EndpointChange::Update { url, events, enable, .. } = change else {
+            shown += "create:";
+            shown += &show(psp.change_endpoint_request(change, &account), specimen.secret);
+            continue;
+        };
+        let (url, events) = (url.is_some(), events.is_some());
+        shown = format!("{shown}update (url: {url}, events: {events}, enable: {enable}):");
+        shown += &show(psp.change_endpoint_request(change, &account), specimen.secret);
+    }
+    shown
+}
+
+fn show(request: Result<Request<Bytes>, AskError>, secret: &str) -> String {
+    match request {
+        Err(error) => format!(" {error}\n\n"),
+        Ok(request) => {
+            let headers = request.headers().iter().filter(|(_, value)| !value.is_sensitive());
+            let headers: Vec<String> = headers.map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap())).collect();
+            let headers = headers.concat();
+            let body = String::from_utf8(request.body().to_vec()).unwrap().replace(secret, "(the secret)");
+            format!("\n{} {}\n{headers}{}\n\n", request.method(), request.uri(), body.replace('&', "\n&"))
+        }
+    }
+}
+
+/// Reads what the PSP answers to a change.
+pub(super) fn changed(psp: &dyn Psp, status: u16, body: &str) -> Result<ChangedEndpoint, ReadError> {
+    let mut response = Response::new(Bytes::copy_from_slice(body.as_bytes()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    psp.read_changed_endpoint(&response)
+}
+
 /// The name of any specimen.
 fn any_specimen() -> impl Strategy<Value = String> {
     prop::sample::select(specimens().iter().map(Specimen::name).collect::<Vec<_>>())
@@ -560,6 +608,23 @@ fn abilities_are_what_requests_can_be_built_for() {
     }
 }
 
+/// Whoever lists endpoints knows what ours must be like, in each scheme whose webhooks come to an endpoint; nobody else claims to.
+#[test]
+fn what_an_endpoint_must_be_like_is_known_where_endpoints_are_listed() {
+    for specimen in specimens() {
+        let wanted = specimen.psp.wanted_endpoint(&specimen.account(&[specimen.secret]));
+        let without = ["adyen-adyen-platform-header", "mollie-mollie-classic-unsigned"];
+        let expected = specimen.psp.profile().can.endpoint_list && !without.contains(&specimen.name().as_str());
+        assert_eq!(wanted.is_some(), expected, "{}", specimen.name());
+        if let Some(wanted) = wanted {
+            let distinct: BTreeSet<&&str> = wanted.events.iter().collect();
+            assert!(distinct.len() == wanted.events.len() && !wanted.events.is_empty(), "{}", specimen.name());
+            assert!(wanted.api_version.is_none_or(|version| version.as_bytes()[..4].iter().all(u8::is_ascii_digit)));
+        }
+        assert!(!specimen.psp.endpoint_by_hand().is_empty());
+    }
+}
+
 #[test]
 fn the_order_is_found_where_the_setting_says() {
     for (psp, body, path) in [
@@ -699,10 +764,14 @@ fn read_everything(specimen: &Specimen, status: u16, headers: HeaderMap, body: V
     let _ = psp.read_status(&asked, &response, &account);
     let _ = psp.read_events(&asked, &response, &account);
     let _ = psp.read_endpoints(&response);
+    let _ = psp.read_endpoints_at(cursor, &response);
+    let _ = psp.read_changed_endpoint(&response);
     let _ = psp.read_token(&response);
     let _ = psp.status_request(cursor.unwrap_or("pi_3PbA"), cursor, &account);
     let _ = psp.events_request(asked.at, cursor, &account);
     let _ = psp.endpoints_request(cursor, &account);
+    let change = EndpointChange::Update { id: cursor.unwrap_or_default(), url: cursor, events: None, enable: status == 200 };
+    let _ = psp.change_endpoint_request(&change, &account);
     let _ = psp.token_request(&account);
     let _ = psp.challenge(cursor.unwrap_or_default(), &account.keys);
 }

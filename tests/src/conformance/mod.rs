@@ -7,3 +7,4 @@ pub mod learning;
 pub mod queue;
 pub mod replay;
 pub mod store;
+pub mod watches;

@@ -15,6 +15,7 @@ mod rows;
 pub mod sqlite;
 mod stream;
 mod unsettled;
+mod watch;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -44,6 +45,7 @@ pub use self::replay::{
 pub use self::retention::Kept;
 pub use self::stream::{Position, Positioned};
 pub use self::unsettled::{Reason, UNSETTLED_COUNTED_MAX, Unsettled, UnsettledPlace};
+pub use self::watch::{LeasedWatch, WatchKey, WatchKind, WatchLease, WatchState};
 use crate::ids::Ids;
 use crate::inbox::{Arrival, Body, InboxRow, Outcome};
 use crate::manners::{Ended, Leave, Manners, News};
@@ -211,6 +213,24 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The database does not answer.
     async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError>;
+
+    /// Leases what one worker of many looks after, committing the lease; `None`: it is not due, or another worker has it.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError>;
+
+    /// Keeps what was found, and when it is due again. `false`: the lease was lost, and nothing is kept.
+    ///
+    /// # Errors
+    /// The database does not answer: it is due when the lease ends.
+    async fn finish_watch(&self, key: &WatchKey, token: Uuid, next_at: Timestamp, state: &str) -> Result<bool, StoreError>;
+
+    /// What was found last, of every account that was looked after in this way.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError>;
 
     /// Leases, of every order that has something to tell this destination, the lowest version that it was not told, if
     /// that is due; committing the lease.
@@ -1014,17 +1034,19 @@ pub fn open_to_read(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectEr
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
 type Step = (i64, &'static str, &'static str);
 
-const POSTGRES_STEPS: [Step; 4] = [
+const POSTGRES_STEPS: [Step; 5] = [
     (1, "inbox and orders", include_str!("../../migrations/postgres/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/postgres/0002_telling_and_asking_why.sql")),
     (3, "asking", include_str!("../../migrations/postgres/0003_asking.sql")),
     (5, "learning", include_str!("../../migrations/postgres/0005_learning.sql")),
+    (6, "endpoints", include_str!("../../migrations/postgres/0006_endpoints.sql")),
 ];
-const SQLITE_STEPS: [Step; 4] = [
+const SQLITE_STEPS: [Step; 5] = [
     (1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/sqlite/0002_telling_and_asking_why.sql")),
     (3, "asking", include_str!("../../migrations/sqlite/0003_asking.sql")),
     (5, "learning", include_str!("../../migrations/sqlite/0005_learning.sql")),
+    (6, "endpoints", include_str!("../../migrations/sqlite/0006_endpoints.sql")),
 ];
 
 /// The last step that was taken, `None` if none ever was, must be this program's last one.

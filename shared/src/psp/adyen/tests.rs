@@ -531,3 +531,8 @@ fn the_list_reads_as_recorded_to_its_end() {
     *nothing.status_mut() = StatusCode::NO_CONTENT;
     assert_eq!(Adyen.read_endpoints(&nothing).unwrap().endpoints, []);
 }
+
+#[test]
+fn what_is_wanted_is_what_is_read() {
+    assert!(WANTED.events.iter().all(|code| Code::of(code).is_some()));
+}

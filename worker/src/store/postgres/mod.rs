@@ -19,6 +19,7 @@ mod retention;
 mod stream;
 mod transaction;
 mod unsettled;
+mod watches;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,9 +38,9 @@ pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
     AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, DueOrder,
-    Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place,
-    Position, Positioned, Reason, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled,
-    UnsettledPlace, Work,
+    Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome,
+    Place, Position, Positioned, Reason, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled,
+    UnsettledPlace, WatchKey, WatchKind, WatchLease, WatchState, Work,
 };
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};
@@ -262,6 +263,18 @@ impl Store for Postgres {
 
     async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
         self.read(async |connection| unsettled::count(connection, reason, accounts, before).await).await
+    }
+
+    async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {
+        self.read(async |connection| watches::lease(connection, key, lease).await).await
+    }
+
+    async fn finish_watch(&self, key: &WatchKey, token: Uuid, next_at: Timestamp, state: &str) -> Result<bool, StoreError> {
+        self.read(async |connection| watches::finish(connection, key, token, next_at, state).await).await
+    }
+
+    async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
+        self.read(async |connection| watches::states(connection, kind).await).await
     }
 
     async fn lease_notices(

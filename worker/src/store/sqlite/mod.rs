@@ -14,6 +14,7 @@ mod replay;
 mod retention;
 mod stream;
 mod unsettled;
+mod watches;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,9 +33,9 @@ pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
     AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck,
-    DueOrder, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome,
-    Place, Position, Positioned, Reason, ReferenceKey, Rest, Scope, Selection, Store, StoreError, StoredBody, StoredOrder,
-    Unsettled, UnsettledPlace, WAKING_MAX, Wanted, Work,
+    DueOrder, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey,
+    NoticeOutcome, Place, Position, Positioned, Reason, ReferenceKey, Rest, Scope, Selection, Store, StoreError, StoredBody,
+    StoredOrder, Unsettled, UnsettledPlace, WAKING_MAX, Wanted, WatchKey, WatchKind, WatchLease, WatchState, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::manners::{Ended, Leave, News};
@@ -281,6 +282,18 @@ impl Store for Sqlite {
 
     async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
         unsettled::count(&mut *self.readers.acquire().await.map_err(classify)?, reason, accounts, before).await
+    }
+
+    async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {
+        watches::lease(&mut *self.writer.acquire().await.map_err(classify)?, key, lease).await
+    }
+
+    async fn finish_watch(&self, key: &WatchKey, token: Uuid, next_at: Timestamp, state: &str) -> Result<bool, StoreError> {
+        watches::finish(&mut *self.writer.acquire().await.map_err(classify)?, key, token, next_at, state).await
+    }
+
+    async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
+        watches::states(&mut *self.readers.acquire().await.map_err(classify)?, kind).await
     }
 
     async fn lease_notices(
