@@ -172,15 +172,10 @@ impl Api {
     ///
     /// # Errors
     /// As [`Api::register`].
-    pub async fn unsettled(
-        &self,
-        reason: Option<&str>,
-        cursor: Option<&str>,
-        limit: u32,
-    ) -> Result<UnsettledPage, ApiError> {
-        let more = [("reason", reason), ("cursor", cursor)].into_iter().filter_map(|(name, value)| {
-            value.map(|value| format!("&{name}={}", utf8_percent_encode(value, SEGMENT)))
-        });
+    pub async fn unsettled(&self, reason: Option<&str>, cursor: Option<&str>, limit: u32) -> Result<UnsettledPage, ApiError> {
+        let more = [("reason", reason), ("cursor", cursor)]
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| format!("&{name}={}", utf8_percent_encode(value, SEGMENT))));
         let page = self.ask(Method::GET, &format!("/v1/unsettled?limit={limit}{}", more.collect::<String>()), None).await?;
         serde_json::from_value(page).map_err(ApiError::Unintelligible)
     }

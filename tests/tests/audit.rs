@@ -19,7 +19,18 @@ use paybell_worker::order::Verdict;
 use paybell_worker::store::{AuditReport, Expiry, Policy, Registration, Review, Scope, Store, StoreError, Work};
 
 const TABLES: [&str; 13] = [
-    "meta", "events", "bodies", "orders", "refs", "parkings", "transitions", "checks", "books", "outbox", "notices", "actions",
+    "meta",
+    "events",
+    "bodies",
+    "orders",
+    "refs",
+    "parkings",
+    "transitions",
+    "checks",
+    "books",
+    "outbox",
+    "notices",
+    "actions",
     "unasked",
 ];
 
@@ -300,7 +311,13 @@ async fn populate(bench: &Bench) {
     work.apply(&[Arrival { body: Some(body("evt_ignored")), ..ignored("evt_ignored") }]).await;
     let odd = Content::Quarantined { reason: "odd".to_owned(), fingerprint: "stripe:odd".to_owned() };
     let bare = row(&captured("evt_odd", "pi_1", None, 1));
-    work.apply(&[Arrival { body: Some(body("evt_odd")), rows: vec![InboxRow { content: odd, ..bare }], asks: Vec::new(), heard_at: None }]).await;
+    work.apply(&[Arrival {
+        body: Some(body("evt_odd")),
+        rows: vec![InboxRow { content: odd, ..bare }],
+        asks: Vec::new(),
+        heard_at: None,
+    }])
+    .await;
     work.apply(&[with_body(&captured("evt_1", "pi_1", Some("order-1"), 1))]).await;
 
     for (outcome, version) in [("told", 1), ("given_up", 3)] {

@@ -753,7 +753,8 @@ mod tests {
             source: event.source,
             content: Content::Fact { event: Box::new(event), foreign_mode: false },
         };
-        let plan = plan_of(&[crate::inbox::Arrival { body: None, rows: vec![row], asks: Vec::new(), heard_at: None }], &[], &snapshot);
+        let plan =
+            plan_of(&[crate::inbox::Arrival { body: None, rows: vec![row], asks: Vec::new(), heard_at: None }], &[], &snapshot);
         assert_eq!(plan.applied.events, [(key, Some(Outcome::Quarantined))]);
         assert!(plan.orders.is_empty() && plan.links.is_empty(), "{plan:?}");
     }

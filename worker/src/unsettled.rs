@@ -46,7 +46,9 @@ pub const fn advice(reason: Reason) -> &'static str {
         Reason::NoAnswer => {
             "See whether the PSP is up, and reachable from the workers (paybell_psp_circuit_open). It is asked again by itself."
         }
-        Reason::NoMoney => "Nobody paid. Register the order with an expires_at, and it expires; a late payment counts all the same.",
+        Reason::NoMoney => {
+            "Nobody paid. Register the order with an expires_at, and it expires; a late payment counts all the same."
+        }
         Reason::CannotBeAsked => {
             "Look the order up at the PSP, and have it send the webhook again. Register the payment's id and give the account an \
              api_key, so that it can be asked about; or an expires_at to let the order go."
@@ -137,9 +139,8 @@ struct Accounts {
 impl Accounts {
     async fn read(context: &Context) -> Result<Self, StoreError> {
         let states = context.store.account_states().await?;
-        let is_refused = |key: &&AccountKey| {
-            states.iter().any(|state| state.account == **key && state.manners.refused_since().is_some())
-        };
+        let is_refused =
+            |key: &&AccountKey| states.iter().any(|state| state.account == **key && state.manners.refused_since().is_some());
         let (mut refused, mut others): (Vec<AccountKey>, Vec<AccountKey>) = (Vec::new(), Vec::new());
         for key in context.policy.asking.keys() {
             if is_refused(&key) { &mut refused } else { &mut others }.push(key.clone());

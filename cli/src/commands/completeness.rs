@@ -9,13 +9,15 @@ use crate::output::{self, Exit, Failure, Outcome};
 use super::reading::{Reading, failure};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  paybell completeness\n  paybell completeness --since 2026-09-01T00:00:00Z --max-missed 0.5\n\n\
+#[command(
+    after_help = "Examples:\n  paybell completeness\n  paybell completeness --since 2026-09-01T00:00:00Z --max-missed 0.5\n\n\
                   Of every payment that was decided (money was captured, or it failed, was canceled or expired): its webhook\n\
                   told it first; or asking the PSP did, and its webhook was late, is missed, or may still come (pending: the\n\
                   PSP still sends it). Due since: payments of which a webhook should have told since the last one came:\n\
                   decided ones, and orders that were registered and that nobody can be asked about, paid or not.\n\
                   Exit: 0 yes, 1 an account misses more than --max-missed, 2 wrong usage or configuration (or token),\n\
-                  3 the API could not be asked.")]
+                  3 the API could not be asked."
+)]
 pub struct Args {
     /// Payments that were decided since then, in RFC 3339, at most 92 days ago; default: a week ago.
     #[arg(long, value_name = "T")]
@@ -77,10 +79,8 @@ fn show(report: &Value, accounts: &[Value]) {
     }
 }
 
-/// Also of the demo's sheet.
-pub fn table(accounts: &[Value]) -> impl std::fmt::Display + use<> {
-    let header =
-        ["account", "decided", "by webhook", "late", "missed", "pending", "missed", "last webhook", "due since"];
+fn table(accounts: &[Value]) -> impl std::fmt::Display {
+    let header = ["account", "decided", "by webhook", "late", "missed", "pending", "missed %", "last webhook", "due since"];
     let rows = accounts.iter().map(|line| {
         let count = |member: &str| line[member].as_u64().unwrap_or_default().to_string();
         let expected = &line["expected"];
@@ -91,9 +91,13 @@ pub fn table(accounts: &[Value]) -> impl std::fmt::Display + use<> {
             count("late"),
             count("missed"),
             count("pending"),
-            line["missed_ratio"].as_f64().map_or_else(|| "–".to_owned(), |ratio| format!("{:.2} %", ratio * 100.0)),
+            line["missed_ratio"].as_f64().map_or_else(|| "–".to_owned(), |ratio| format!("{:.2}", ratio * 100.0)),
             line["silence_s"].as_u64().map_or_else(|| "never".to_owned(), |silence_s| format!("{} ago", span(silence_s))),
-            format!("{} + {}", expected["decided"].as_u64().unwrap_or_default(), expected["registered"].as_u64().unwrap_or_default()),
+            format!(
+                "{} + {}",
+                expected["decided"].as_u64().unwrap_or_default(),
+                expected["registered"].as_u64().unwrap_or_default()
+            ),
         ]
     });
     output::table(header, rows)

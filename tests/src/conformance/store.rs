@@ -23,8 +23,8 @@ use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
 use paybell_worker::order::{AccountKey, OrderStatus, ReviewReason, Rules, Verdict};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    Applied, Backlog, Expiry, Notice, NoticeKey, NoticeOutcome, Policy, Registered, Registration, RegistrationConflict, Review, Reviewed,
-    Store, StoreError, StoredOrder, Work, connect,
+    Applied, Backlog, Expiry, Notice, NoticeKey, NoticeOutcome, Policy, Registered, Registration, RegistrationConflict, Review,
+    Reviewed, Store, StoreError, StoredOrder, Work, connect,
 };
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;

@@ -133,9 +133,7 @@ pub(super) async fn get_completeness(
     let until = context.clock.now();
     let since = match &query.since {
         None => until.minus(METRICS_SPAN),
-        Some(text) => {
-            Timestamp::parse_rfc3339(text).map_err(|_| bad(format!("since: {text:?} is not RFC 3339")))?
-        }
+        Some(text) => Timestamp::parse_rfc3339(text).map_err(|_| bad(format!("since: {text:?} is not RFC 3339")))?,
     };
     if since > until || until.since(since) > SPAN_MAX {
         return Err(bad(format!("since: at most {} days ago, and not to come", SPAN_MAX.as_secs() / 86_400)));

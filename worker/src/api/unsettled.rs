@@ -124,13 +124,19 @@ mod tests {
         let account = AccountKey { psp: "stripe".into(), account: "a.b".into() };
         for reason in Reason::ALL {
             for (at, id) in [(1_790_000_000_123, "pi/1.2"), (-1, ""), (i64::MAX, "..")] {
-                let place =
-                    UnsettledPlace { since: Timestamp::from_millis(at), id: id.to_owned(), account: account.clone() };
+                let place = UnsettledPlace { since: Timestamp::from_millis(at), id: id.to_owned(), account: account.clone() };
                 assert_eq!(read_cursor(&cursor_of(reason, &place)), Some((reason, place)));
             }
         }
-        for wrong in ["", "no_money", "no_money.1", "no_money.1.stripe/default", "nothing.1.a/b/c", "no_money.x.a/b/c", "no_money.1.a/b/\0"]
-        {
+        for wrong in [
+            "",
+            "no_money",
+            "no_money.1",
+            "no_money.1.stripe/default",
+            "nothing.1.a/b/c",
+            "no_money.x.a/b/c",
+            "no_money.1.a/b/\0",
+        ] {
             assert_eq!(read_cursor(wrong), None, "{wrong:?}");
         }
     }

@@ -35,7 +35,7 @@ use uuid::Uuid;
 pub use self::audit::{AuditReport, Finding, Scope};
 pub use self::expiry::{Agreed, Attended, DueOrder, Expiry, Looks, UnaskedWrite};
 pub use self::inspect::{Action, CheckState, InboxEntry, Moment, MomentKind, MomentRow, NoticeState, Place, StoredEvent};
-pub use self::learning::{AccountState, AskedFirst, EXPECTED_COUNTED_MAX, Expected, Learned, LATENESS_S};
+pub use self::learning::{AccountState, AskedFirst, EXPECTED_COUNTED_MAX, Expected, LATENESS_S, Learned};
 pub use self::outbox::{Backlog, Notice, NoticeKey, NoticeOutcome};
 pub use self::replay::{
     BodyPlace, EventChange, EventState, KeptEvent, OrderChange, ReplacedEvent, Replay, Replayed, Selection, StoredBody,

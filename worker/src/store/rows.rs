@@ -11,8 +11,8 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::{
-    AskedFirst, BodyPlace, Change, KeptEvent, KnownEvent, LATENESS_S, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Said, Selection,
-    StoreError, StoredBody, StoredOrder,
+    AskedFirst, BodyPlace, Change, KeptEvent, KnownEvent, LATENESS_S, Notice, OrderRow, ParkedEvent, Plan, ReferenceKey, Said,
+    Selection, StoreError, StoredBody, StoredOrder,
 };
 use crate::inbox::{Body, Content, InboxRow, Outcome};
 use crate::manners::Manners;

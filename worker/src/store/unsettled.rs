@@ -28,8 +28,7 @@ pub enum Reason {
 
 impl Reason {
     /// In the order of the list.
-    pub const ALL: [Self; 5] =
-        [Self::CredentialsRefused, Self::UnknownToPsp, Self::NoAnswer, Self::NoMoney, Self::CannotBeAsked];
+    pub const ALL: [Self; 5] = [Self::CredentialsRefused, Self::UnknownToPsp, Self::NoAnswer, Self::NoMoney, Self::CannotBeAsked];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -20,7 +20,6 @@ fn expired(facts: &[Fact], by_s: i64) -> Registers {
     registers
 }
 
-
 #[test]
 fn it_shows_in_place_of_waiting_and_of_failure_and_of_nothing_else() {
     use OrderStatus as S;

@@ -9,8 +9,8 @@ use time::OffsetDateTime;
 
 use super::checks::moment;
 use super::errors::classify;
-use super::write::array;
 use super::read;
+use super::write::array;
 use crate::order::AccountKey;
 use crate::store::{Attended, DueOrder, Looks, OrderRow, StoreError, UnaskedWrite, rows};
 

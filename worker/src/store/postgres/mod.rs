@@ -37,9 +37,9 @@ pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
     AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, DueOrder,
-    Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position,
-    Positioned, Reason, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled, UnsettledPlace,
-    Work,
+    Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place,
+    Position, Positioned, Reason, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled,
+    UnsettledPlace, Work,
 };
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};

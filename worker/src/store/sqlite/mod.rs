@@ -32,9 +32,9 @@ pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
     AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck,
-    DueOrder, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place,
-    Position, Positioned, Reason, ReferenceKey, Rest, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled,
-    UnsettledPlace, WAKING_MAX, Wanted, Work,
+    DueOrder, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked, Moment, Notice, NoticeKey, NoticeOutcome,
+    Place, Position, Positioned, Reason, ReferenceKey, Rest, Scope, Selection, Store, StoreError, StoredBody, StoredOrder,
+    Unsettled, UnsettledPlace, WAKING_MAX, Wanted, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::manners::{Ended, Leave, News};

@@ -38,14 +38,15 @@ pub(super) async fn snapshot(connection: &mut SqliteConnection, wanted: &Wanted)
         snapshot.parked.push(parked_event(connection, &key).await?);
     }
     for key in &wanted.keys {
-        let row =
-            sqlx::query("SELECT facts_sha256, mapping_version, source FROM events WHERE psp = ?1 AND account = ?2 AND event_id = ?3")
-                .bind(&*key.psp)
-                .bind(&*key.account)
-                .bind(&*key.event_id)
-                .fetch_optional(&mut *connection)
-                .await
-                .map_err(classify)?;
+        let row = sqlx::query(
+            "SELECT facts_sha256, mapping_version, source FROM events WHERE psp = ?1 AND account = ?2 AND event_id = ?3",
+        )
+        .bind(&*key.psp)
+        .bind(&*key.account)
+        .bind(&*key.event_id)
+        .fetch_optional(&mut *connection)
+        .await
+        .map_err(classify)?;
         if let Some(row) = row {
             let facts_sha256: Vec<u8> = row.try_get(0).map_err(classify)?;
             let (version, source): (i64, String) = (row.try_get(1).map_err(classify)?, row.try_get(2).map_err(classify)?);
