@@ -108,8 +108,8 @@ async fn of_so_many_that_are_dropped_so_many_are_missed(scene: Scene) {
     ask_all(&other, &scene).await;
     assert_eq!(counts(&other).await, pending);
     scene.clock.advance(scene.account.psp.profile().retry_window);
-    let last = [PAYMENTS as u64, PAYMENTS as u64 - missed, 0, missed, 0];
-    assert_eq!(counts(&reconciler).await, last);
+    let settled = [PAYMENTS as u64, PAYMENTS as u64 - missed, 0, missed, 0];
+    assert_eq!(counts(&reconciler).await, settled);
     let ratio = figures(&reconciler).await.ratio(missed).unwrap();
     assert!((ratio - 1.0 / 3.0).abs() < 1e-9, "{ratio}");
     for number in 0..PAYMENTS {

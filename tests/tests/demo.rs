@@ -19,6 +19,10 @@ async fn every_order_at_every_psp_comes_to_the_truth() {
     for (dialect, line) in simulator::ALL.iter().zip(sheet["psps"].as_array().unwrap()) {
         assert_eq!(line["psp"], dialect.id());
         assert_eq!((&line["orders"], &line["agree"]), (&ORDERS_PER_PSP.into(), &ORDERS_PER_PSP.into()), "{line}");
+        // Of no other payment a webhook is missed than of those whose webhooks were lost on purpose.
+        let count = |value: &Value| value.as_u64().unwrap();
+        assert!(count(&line["told"]["by_asking_alone"]) <= count(&line["lost"]), "{line}");
+        assert!(count(&line["told"]["by_webhook"]) > 0, "{line}");
     }
     assert_eq!(sheet["psps"].as_array().unwrap().len(), simulator::ALL.len());
     assert_eq!(sheet["agrees"], true);

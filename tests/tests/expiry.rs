@@ -154,7 +154,7 @@ async fn an_end_that_the_shop_moves_counts() {
     // A new end makes it live again, and it expires again.
     let again = put(reconciler.context(), moved(scene.clock.now().plus(HOUR))).await;
     assert_eq!((again.view.status, again.version), (OrderStatus::Pending, 3));
-    scene.pass(&reconciler, HOUR - 10 * SECOND, 10 * SECOND).await;
+    scene.pass(&reconciler, HOUR.saturating_sub(10 * SECOND), 10 * SECOND).await;
     assert_eq!(status(&scene, "order-1").await, OrderStatus::Pending);
     scene.pass(&reconciler, Duration::from_mins(3), 10 * SECOND).await;
     assert_eq!(status(&scene, "order-1").await, OrderStatus::Expired);
@@ -187,7 +187,7 @@ async fn a_psp_that_does_not_answer_lets_nothing_expire() {
     let scene = scene().await;
     let reconciler = scene.reconciler().await;
     scene.open_until(&reconciler, "order-1", end(&scene)).await;
-    scene.pass(&reconciler, HOUR - Duration::from_mins(5), 10 * SECOND).await;
+    scene.pass(&reconciler, HOUR.saturating_sub(Duration::from_mins(5)), 10 * SECOND).await;
     scene.answers(Some(Instead::of(503, "")));
     let before = scene.requests();
     scene.pass(&reconciler, Duration::from_hours(12), 10 * SECOND).await;
@@ -228,11 +228,11 @@ async fn where_nobody_can_be_asked_the_clock_decides() {
         put(&context, Registration { expires_at: Some(end), ..registration(&scene.account, order, payment, PAID) }).await;
     }
     let step = async || expiry::step(&context).await.unwrap();
-    scene.clock.advance(HOUR - SECOND);
+    scene.clock.advance(HOUR.saturating_sub(SECOND));
     assert_eq!(step().await, StepReport::default());
     scene.clock.advance(SECOND);
     assert_eq!(step().await, StepReport { attended: 2, expired: 0, looks: 0 }, "a webhook of the last moment may be on its way");
-    scene.clock.advance(scene.account.psp.profile().usual_delay - SECOND);
+    scene.clock.advance(scene.account.psp.profile().usual_delay.saturating_sub(SECOND));
     assert_eq!(step().await.expired, 0);
     scene.clock.advance(SECOND);
     assert_eq!(step().await, StepReport { attended: 2, expired: 2, looks: 0 });

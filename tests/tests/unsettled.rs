@@ -41,9 +41,9 @@ async fn a_psp_that_is_away_at_an_orders_end_puts_it_on_the_list(scene: Scene) {
     let reconciler = scene.reconciler().await;
     let end = scene.clock.now().plus(HOUR);
     scene.open_until(&reconciler, "order-1", end).await;
-    scene.pass(&reconciler, HOUR - 5 * MINUTE, 5 * MINUTE).await;
+    scene.pass(&reconciler, HOUR.saturating_sub(5 * MINUTE), 5 * MINUTE).await;
     scene.answers(Some(Instead::of(503, "")));
-    scene.pass(&reconciler, NO_ANSWER_MAX - 10 * MINUTE, MINUTE).await;
+    scene.pass(&reconciler, NO_ANSWER_MAX.saturating_sub(10 * MINUTE), MINUTE).await;
     assert_eq!(list(reconciler.context()).await, [""; 0], "an outage may be short");
     scene.pass(&reconciler, HOUR, MINUTE).await;
     assert_eq!(scene.order("order-1").await.view.status, OrderStatus::Pending);
@@ -132,7 +132,7 @@ async fn an_order_without_end_that_nobody_pays_is_listed_after_a_fortnight() {
     let reconciler = scene.reconciler().await;
     let id = scene.open(&reconciler, "order-1").await;
     scene.open_until(&reconciler, "order-ends", scene.clock.now().plus(SETTLE_MAX * 2)).await;
-    scene.pass(&reconciler, SETTLE_MAX - HOUR, HOUR).await;
+    scene.pass(&reconciler, SETTLE_MAX.saturating_sub(HOUR), HOUR).await;
     assert_eq!(list(reconciler.context()).await, [""; 0]);
     scene.pass(&reconciler, 2 * HOUR, HOUR).await;
     assert_eq!(list(reconciler.context()).await, ["order-1 no_money"]);
@@ -153,7 +153,7 @@ async fn an_order_that_nobody_can_be_asked_about_is_listed_after_a_fortnight() {
     silent.policy.asking = HashMap::new();
     put(&silent, registration(&scene.account, "order-silent", Some("pi_silent"), PAID)).await;
     put(reconciler.context(), registration(&scene.account, "order-nameless", None, PAID)).await;
-    scene.clock.advance(SETTLE_MAX - Duration::from_millis(1));
+    scene.clock.advance(SETTLE_MAX.saturating_sub(Duration::from_millis(1)));
     assert_eq!(list(&silent).await, [""; 0]);
     scene.clock.advance(Duration::from_millis(1));
     assert_eq!(list(&silent).await, ["order-nameless cannot_be_asked", "order-silent cannot_be_asked"]);

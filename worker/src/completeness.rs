@@ -13,7 +13,8 @@
 //! | missed | asking told it, and no webhook came within that window |
 //!
 //! Asking is all that is not a webhook: looks at single payments, and the PSP's list. Of a webhook that proves nothing, only the
-//! payment is known that it is about: what the answer to it tells, it told.
+//! payment is known that it is about: what the answer to it tells, it told. What a PSP sends no webhook of (Paystack: failures) is
+//! not counted, unless one told it all the same.
 //!
 //! A payment is *due for a webhook* a usual delay after asking told what it came to; or, where nobody can be asked, after its
 //! order was registered. So an endpoint that fell silent shows by our own payments, however few they are: by how many became
@@ -94,7 +95,7 @@ pub async fn watch(context: Arc<Context>, shutdown: Shutdown) -> anyhow::Result<
             Ok(all) => all.iter().for_each(|one| show(one, context.clock.now())),
             // The pulse says so.
             Err(error) => {
-                tracing::debug!(error = format!("{:#}", anyhow::Error::new(error)), "webhooks are not held against payments")
+                tracing::debug!(error = format!("{:#}", anyhow::Error::new(error)), "webhooks are not counted");
             }
         }
         tokio::select! {
@@ -123,7 +124,7 @@ async fn completed(
     keys.extend(states.iter().map(|state| &state.account));
     let habits = |key: &AccountKey| {
         let configured = context.accounts.get(key).map(|account| account.psp.profile());
-        let profile = configured.or_else(|| psp::find(&key.psp).map(|psp| psp.profile()));
+        let profile = configured.or_else(|| psp::find(&key.psp).map(psp::Psp::profile));
         profile.map_or(UNKNOWN, |Profile { usual_delay, retry_window, .. }| (*usual_delay, *retry_window))
     };
     let windows: Vec<(AccountKey, Duration)> = keys.into_iter().map(|key| (key.clone(), habits(key).1)).collect();

@@ -79,9 +79,8 @@ fn show(report: &Value, accounts: &[Value]) {
     }
 }
 
-/// Also of the demo's sheet.
-pub fn table(accounts: &[Value]) -> impl std::fmt::Display + use<> {
-    let header = ["account", "decided", "by webhook", "late", "missed", "pending", "missed", "last webhook", "due since"];
+fn table(accounts: &[Value]) -> impl std::fmt::Display {
+    let header = ["account", "decided", "by webhook", "late", "missed", "pending", "missed %", "last webhook", "due since"];
     let rows = accounts.iter().map(|line| {
         let count = |member: &str| line[member].as_u64().unwrap_or_default().to_string();
         let expected = &line["expected"];
@@ -92,7 +91,7 @@ pub fn table(accounts: &[Value]) -> impl std::fmt::Display + use<> {
             count("late"),
             count("missed"),
             count("pending"),
-            line["missed_ratio"].as_f64().map_or_else(|| "–".to_owned(), |ratio| format!("{:.2} %", ratio * 100.0)),
+            line["missed_ratio"].as_f64().map_or_else(|| "–".to_owned(), |ratio| format!("{:.2}", ratio * 100.0)),
             line["silence_s"].as_u64().map_or_else(|| "never".to_owned(), |silence_s| format!("{} ago", span(silence_s))),
             format!(
                 "{} + {}",

@@ -164,6 +164,11 @@ impl Psp for Braintree {
         Some(format!("{}|{}", keys.public_key.as_deref()?, hex::encode(mac)))
     }
 
+    /// Of settlements; of a transaction that was refused, voided, or lapsed, there is no event.
+    fn announces(&self, fact: &Fact) -> bool {
+        matches!(fact, Fact::Payment(fact) if fact.state == PaymentState::Captured)
+    }
+
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
         let xml = Form::read(&envelope.body).ok().and_then(|form| form.xml());
         let xml = xml.ok_or_else(|| Problem { reason: "not base64", pointer: String::new() })?;

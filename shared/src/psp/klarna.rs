@@ -122,6 +122,11 @@ impl Psp for Klarna {
         }
     }
 
+    /// Of what the payer does; not of what the shop does with the order, which is to capture it, or to cancel it.
+    fn announces(&self, _fact: &Fact) -> bool {
+        false
+    }
+
     fn translate(&self, _envelope: &Envelope, _account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
         Err(TranslateError::Ignored("Klarna's callbacks are hints: what is true is asked for".to_owned()))
     }

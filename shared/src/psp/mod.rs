@@ -42,7 +42,7 @@ use serde::Deserialize;
 
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
-use crate::event::{Mode, PaymentEvent};
+use crate::event::{Fact, Mode, PaymentEvent};
 use crate::secret::Secret;
 
 /// Every adapter. The order is the order of tables that people read.
@@ -134,6 +134,12 @@ pub trait Psp: Send + Sync {
     /// # Errors
     /// It says nothing of ours ([`TranslateError::Ignored`]), or cannot be understood ([`TranslateError::Unintelligible`]).
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError>;
+
+    /// Whether it sends a webhook of such a fact, of those that decide a payment: money that was captured, a failure, a
+    /// cancellation, an expiry. What it never sends is told by asking alone, and is not missed.
+    fn announces(&self, _fact: &Fact) -> bool {
+        true
+    }
 
     /// The key by which the account asks the PSP's API; `None`: it was given none, and cannot ask.
     fn api_key<'a>(&self, account: &'a Account) -> Option<&'a Secret> {

@@ -138,6 +138,11 @@ impl Psp for Paystack {
         })
     }
 
+    /// Of failures and of what a payer leaves there is no event.
+    fn announces(&self, fact: &Fact) -> bool {
+        matches!(fact, Fact::Payment(fact) if fact.state == PaymentState::Captured)
+    }
+
     fn translate(&self, envelope: &Envelope, account: &Account) -> Result<Vec<PaymentEvent>, TranslateError> {
         let value = json::read(&envelope.body)?;
         let event = Node::root(&value);

@@ -7,6 +7,7 @@
 //! | the answer to a question that a webhook had us ask | that this webhook came |
 //! | a webhook of an event that a list had told (a duplicate, which is written nowhere else) | that it came after all |
 //! | money, after a failure, a cancellation or an expiry | begins anew: that is what the payment came to |
+//! | by asking alone, what its PSP sends no webhook of ([`Psp::announces`](paybell_shared::psp::Psp::announces)) | nothing |
 //! | anything else about a payment that was decided before | nothing |
 //!
 //! In the transaction of the effect, under the lock of the order or of its names. A row is written when the payment is decided,
@@ -17,6 +18,7 @@ use std::collections::btree_map::Entry;
 
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{PaymentEvent, Source};
+use paybell_shared::psp;
 
 use super::{Planner, Seeker, account_of};
 use crate::inbox::{Content, InboxRow};
@@ -50,8 +52,9 @@ impl Planner<'_> {
     }
 
     fn add(&mut self, event: &PaymentEvent, new: Learned) {
-        // Who tells by asking what was known adds nothing to it.
-        if !new.is_first && new.webhook_at.is_none() {
+        // Who tells by asking what was known adds nothing to it; and what no webhook tells, none could have told first.
+        let is_announced = || psp::find(&event.key.psp).is_none_or(|psp| psp.announces(&event.fact));
+        if new.webhook_at.is_none() && !(new.is_first && is_announced()) {
             return;
         }
         match self.learned.entry((account_of(&event.key), event.payment_id.clone())) {
