@@ -13,7 +13,8 @@
 //! | missed | asking told it, and no webhook came within that window |
 //!
 //! Asking is all that is not a webhook: looks at single payments, and the PSP's list. Of a webhook that proves nothing, only the
-//! payment is known that it is about: what the answer to it tells, it told. What a PSP sends no webhook of (Paystack: failures) is
+//! payment is known that it is about: what the answer to it tells, it told, and nothing that a later look finds. A webhook that is
+//! not understood has told nothing, until its replay. What a PSP sends no webhook of (Paystack: failures) is
 //! not counted, unless one told it all the same.
 //!
 //! A payment is *due for a webhook* a usual delay after asking told what it came to; or, where nobody can be asked, after its

@@ -5,7 +5,7 @@
 //! | `credentials_refused` | its look was due | now, while the account's credentials are refused |
 //! | `unknown_to_psp` | every answer was that the PSP does not know the payment | [`UNKNOWN_MAX`] ago |
 //! | `no_answer` | its look was due, and was not made or got no answer | [`NO_ANSWER_MAX`] ago |
-//! | `no_money` | the payment stands open, and two looks found no money | [`SETTLE_MAX`] ago, if its order has no end |
+//! | `no_money` | the payment stands open, and two looks found no money, or all that there will be | [`SETTLE_MAX`] ago, if its order has no end |
 //! | `cannot_be_asked` | the order waits, and no payment is known that its PSP could be asked about | the same |
 //!
 //! An order that has an end (`expires_at`) becomes `expired` instead of staying with the last two. All of it is read from what is,

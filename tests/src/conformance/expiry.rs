@@ -275,6 +275,8 @@ pub async fn what_is_unsettled_is_listed_by_reason_and_age(bench: &Bench) {
     assert_eq!(listed(bench, Reason::NoMoney, NOW).await, ["order-1 pi_1", "order-2 pi_2", "order-5 pi_5"]);
     bench.execute("UPDATE checks SET denied_before_at = NULL WHERE payment_id = 'pi_1'").await;
     assert_eq!(listed(bench, Reason::NoMoney, NOW).await, ["order-2 pi_2", "order-5 pi_5"], "asked once is not enough");
+    bench.execute("UPDATE checks SET next_check_at = NULL WHERE payment_id = 'pi_1'").await;
+    assert_eq!(listed(bench, Reason::NoMoney, NOW).await, ["order-1 pi_1", "order-2 pi_2", "order-5 pi_5"], "unless that is all");
     // A payment more that holds it up.
     bench.register(registration("order-5", Some("pi_5b"), 4999)).await;
     stands(bench, "pi_5b", "missing_since", 1).await;

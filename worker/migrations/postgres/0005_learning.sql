@@ -47,4 +47,5 @@ ALTER TABLE checks ADD COLUMN hinted_at timestamptz;
 -- The operator's list, oldest first: unknown to the PSP, without an answer, without money.
 CREATE INDEX checks_unknown ON checks (missing_since, payment_id) WHERE missing_since IS NOT NULL;
 CREATE INDEX checks_unanswered ON checks (account, psp, unanswered_since) WHERE unanswered_since IS NOT NULL;
-CREATE INDEX checks_denied ON checks (standing_since, payment_id) WHERE standing = 'open' AND denied_before_at IS NOT NULL;
+CREATE INDEX checks_denied ON checks (standing_since, payment_id)
+    WHERE standing = 'open' AND (denied_before_at IS NOT NULL OR next_check_at IS NULL);

@@ -31,4 +31,5 @@ CREATE INDEX unasked_by_account ON unasked (account, psp, since);
 ALTER TABLE checks ADD COLUMN hinted_at INTEGER;
 CREATE INDEX checks_unknown ON checks (missing_since, payment_id) WHERE missing_since IS NOT NULL;
 CREATE INDEX checks_unanswered ON checks (account, psp, unanswered_since) WHERE unanswered_since IS NOT NULL;
-CREATE INDEX checks_denied ON checks (standing_since, payment_id) WHERE standing = 'open' AND denied_before_at IS NOT NULL;
+CREATE INDEX checks_denied ON checks (standing_since, payment_id)
+    WHERE standing = 'open' AND (denied_before_at IS NOT NULL OR next_check_at IS NULL);

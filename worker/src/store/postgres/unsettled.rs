@@ -55,7 +55,7 @@ fn sql(reason: Reason) -> String {
             of_payment("next_check_at", "c.account = a.account AND c.psp = a.psp AND c.unanswered_since IS NULL", "")
         ),
         Reason::UnknownToPsp => of_payment("missing_since", "c.missing_since IS NOT NULL", ""),
-        Reason::NoMoney => of_payment("standing_since", "c.standing = 'open' AND c.denied_before_at IS NOT NULL", endless),
+        Reason::NoMoney => of_payment("standing_since", DENIED, endless),
         Reason::CannotBeAsked => format!(
             "SELECT u.since, u.order_id AS id, u.account, u.psp, {shown}
              FROM unasked u {}
@@ -66,6 +66,9 @@ fn sql(reason: Reason) -> String {
         ),
     }
 }
+
+/// As the index has it: told twice, or not to be asked any more.
+const DENIED: &str = "c.standing = 'open' AND (c.denied_before_at IS NOT NULL OR c.next_check_at IS NULL)";
 
 pub(super) async fn unsettled(
     connection: &mut PgConnection,

@@ -34,7 +34,7 @@ fn sql(reason: Reason) -> String {
             format!("{unanswered} UNION ALL {waiting}")
         }
         Reason::UnknownToPsp => of_payment("missing_since", "c.missing_since IS NOT NULL", ""),
-        Reason::NoMoney => of_payment("standing_since", "c.standing = 'open' AND c.denied_before_at IS NOT NULL", endless),
+        Reason::NoMoney => of_payment("standing_since", DENIED, endless),
         Reason::CannotBeAsked => format!(
             "SELECT u.since AS since, u.order_id AS id, u.account AS account, u.psp AS psp, {shown}
              FROM unasked u JOIN orders o ON o.id = u.order_id AND o.status IN {OPEN} {endless}
@@ -43,6 +43,9 @@ fn sql(reason: Reason) -> String {
     };
     format!("SELECT * FROM ({all}) ORDER BY since, id, account, psp LIMIT ?8")
 }
+
+/// As the index has it: told twice, or not to be asked any more.
+const DENIED: &str = "c.standing = 'open' AND (c.denied_before_at IS NOT NULL OR c.next_check_at IS NULL)";
 
 pub(super) async fn unsettled(
     connection: &mut SqliteConnection,
