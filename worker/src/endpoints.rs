@@ -138,7 +138,7 @@ impl Inspector {
     async fn registered(&self, key: &AccountKey, account: &Account, url: &str) -> Result<Registered, StoreError> {
         let by_hand = account.psp.endpoint_by_hand();
         let Some(wanted) = account.psp.wanted_endpoint(account) else {
-            return Ok(Registered::NotListed(format!("no API lists what is registered; it is to be seen in: {by_hand}")));
+            return Ok(Registered::NotListed(format!("no API lists what is registered: {by_hand}")));
         };
         if account.psp.api_key(account).is_none() {
             let doubt =

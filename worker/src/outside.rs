@@ -220,7 +220,12 @@ async fn look_into(seen: &mut Seen, account: &Account, url: &str, now: Timestamp
         return;
     }
     if live && !found.iter().any(|address| is_public(address.ip())) {
-        let says = format!("from here, {host} is {}, which the Internet does not reach", found[0].ip());
+        let leads = if host.trim_matches(['[', ']']) == found[0].ip().to_string() {
+            String::new()
+        } else {
+            format!("leads to {}, which ", found[0].ip())
+        };
+        let says = format!("from here, {host} {leads}is an address that the Internet does not reach");
         let remedy =
             "if PSPs see another address, all is well, and this check goes another way than they do; else mend its DNS records";
         seen.findings.push(Finding::new(Kind::PrivateAddress, says, remedy));

@@ -78,7 +78,10 @@ pub async fn run(args: Args) -> Outcome {
         )));
     };
     let Some(wanted) = psp.wanted_endpoint(&account) else {
-        output::line(format_args!("{} has no API for this. By hand, register\n  {url}\nin: {by_hand}", psp.profile().name));
+        let name = psp.profile().name;
+        output::line(format_args!(
+            "No API of {name} registers this account's webhooks. By hand, register\n  {url}\nin: {by_hand}"
+        ));
         return Ok(Exit::No);
     };
     if psp.api_key(&account).is_none() {
