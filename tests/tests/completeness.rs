@@ -10,14 +10,15 @@ use paybell_shared::clock::Clock as _;
 use paybell_tests::conformance::store::Bench;
 use paybell_tests::scene::{PAID, Scene, scene, scene_with};
 use paybell_tests::servers::process::Service;
-use paybell_tests::servers::{self, free_port, temporary_folder};
+use paybell_tests::servers::{self, free_port, http_client, temporary_folder};
 use paybell_tests::shop::{Shop, configuration, webhook};
 use paybell_tests::worker::key_of;
 use paybell_worker::completeness::{self, Completeness};
 use paybell_worker::reconcile::{Reconciler, step};
-use paybell_worker::store::{AskedFirst, Expected};
+use paybell_worker::store::{AskedFirst, Expected, Reason};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 const DAY: Duration = Duration::from_hours(24);
 
@@ -241,7 +242,7 @@ async fn a_payment_that_is_not_decided_is_not_counted() {
 
 /// A running Paybell, and what is asked of it from outside.
 struct House {
-    _serve: Service,
+    serve: Service,
     shop: Shop,
     configuration: String,
     api: String,
@@ -255,7 +256,32 @@ impl House {
         let configuration = configuration(&file("queue.db"), &file("store.db"), "memory:");
         let serve = Service::serve(&configuration).await;
         let (shop, api) = (Shop::of(&serve, &serve), serve.api_url());
-        Self { _serve: serve, shop, configuration, api, folder }
+        Self { serve, shop, configuration, api, folder }
+    }
+
+    /// Waits until the metrics say all that there is to say of an account at which nothing happened yet.
+    async fn until_counted(&self) {
+        let account = r#"psp="stripe",account="default""#;
+        let outcomes = ["webhook", "late", "missed", "pending"];
+        let mut wanted: Vec<String> =
+            outcomes.map(|outcome| format!(r#"paybell_payments_learned{{{account},outcome="{outcome}"}} 0"#)).into();
+        wanted.push(format!(r#"paybell_webhook_lateness_seconds_bucket{{{account},le="86400"}} 0"#));
+        wanted.push(format!(r#"paybell_webhook_lateness_seconds_bucket{{{account},le="+Inf"}} 0"#));
+        wanted.extend(
+            ["decided", "registered"].map(|basis| format!(r#"paybell_webhooks_expected{{{account},basis="{basis}"}} 0"#)),
+        );
+        wanted.extend(Reason::ALL.map(|reason| format!(r#"paybell_orders_unsettled{{reason="{}"}} 0"#, reason.as_str())));
+        let url = format!("{}/metrics", self.serve.ops_url());
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            let text = http_client().get(&url).send().await.unwrap().text().await.unwrap();
+            let missing: Vec<&String> = wanted.iter().filter(|line| !text.lines().any(|other| other == **line)).collect();
+            if missing.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{missing:#?} are missing: {text}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The exit code, and what it printed.
@@ -282,6 +308,7 @@ async fn the_api_and_the_command_say_it() {
     assert!(includes(&report["accounts"][0], &none), "{report:#}");
     let (code, said) = house.command(&["completeness", "--max-missed", "0"]).await;
     assert_eq!(code, 0, "{said}");
+    house.until_counted().await;
 
     assert_eq!(house.shop.send(&webhook("payment_intent.succeeded", "order-1")).await, Some(StatusCode::OK));
     house.shop.until("order-1", "paid").await;

@@ -14,7 +14,8 @@ use paybell_worker::consume::Context;
 use paybell_worker::expiry::{self, StepReport};
 use paybell_worker::order::OrderStatus;
 use paybell_worker::reconcile::{self, Reconciler};
-use paybell_worker::store::{MomentRow, Registration, Scope};
+use paybell_worker::store::{Registration, Scope};
+use paybell_worker::timeline::{Line, LineKind};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_hours(1);
@@ -33,8 +34,10 @@ async fn assert_proven(scene: &Scene, reconciler: &Reconciler, order_id: &str, e
     let report = scene.bench.store.audit(scope, &|_, _| ()).await.unwrap();
     assert!(report.is_balanced(), "{:#?}", report.findings);
     let timeline = scene.bench.store.timeline(order_id, None, 500).await.unwrap().unwrap();
-    let said = timeline.iter().filter(|moment| matches!(&moment.row, MomentRow::Action(action) if action.kind == "expired"));
-    assert_eq!(said.count(), expired);
+    let lines: Vec<Line> = timeline.into_iter().map(Line::of).filter(|line| line.kind == LineKind::Expired).collect();
+    assert_eq!(lines.len(), expired);
+    let says_how = |line: &Line| ["knew of no money", "nobody could be asked"].iter().any(|how| line.text.contains(how));
+    assert!(lines.iter().all(says_how), "{lines:#?}");
     scene.bench.check_invariants().await;
 }
 

@@ -83,7 +83,7 @@ async fn ask(bench: &Bench, seconds: i64, event: &PaymentEvent) {
 }
 
 /// `<payment> <money or nothing> <webhook at> <asked at>`, in seconds.
-async fn learned(bench: &Bench) -> Vec<String> {
+pub async fn learned(bench: &Bench) -> Vec<String> {
     let seconds = |column: &str| {
         let seconds = if bench.is_postgres() {
             format!("floor(extract(epoch FROM {column}))::bigint - {}", NOW.seconds())

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use http::{Request, Response};
 use paybell_shared::clock::{ManualClock, Timestamp};
 use paybell_shared::envelope::Envelope;
-use paybell_shared::event::{EventKey, Mode, PaymentEvent, PaymentState};
+use paybell_shared::event::{EventKey, Mode, PaymentEvent, PaymentState, Source};
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
     Account, Answer, Api, AskError, Asked, Capture, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
@@ -30,7 +30,8 @@ use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use rand::{RngExt as _, SeedableRng as _};
 use serde::{Deserialize, Serialize};
 
-use super::store::{Bench, NOW, account, captured, refund, registration, state};
+use super::learning::learned;
+use super::store::{Bench, NOW, account, arrival, captured, refund, registration, state};
 use crate::worker;
 
 /// Expands to one test for each behaviour. `$bench` names an `async fn() -> Bench` of an empty database.
@@ -56,6 +57,7 @@ macro_rules! replay_suite {
             a_webhook_that_panics_costs_only_itself,
             selections_find_what_they_mean,
             answers_of_the_psp_stay,
+            who_told_first_stays_who_did,
             an_order_with_too_many_events_is_skipped,
             replaying_everything_is_as_if_it_had_been_right,
             it_agrees_with_webhooks_that_come_meanwhile
@@ -260,8 +262,21 @@ impl Workers for Bench {
 
     async fn dump(&self) -> BTreeMap<&'static str, Vec<String>> {
         let mut dump = BTreeMap::new();
-        let tables =
-            ["events", "bodies", "orders", "refs", "parkings", "transitions", "checks", "books", "outbox", "notices", "actions"];
+        let tables = [
+            "events",
+            "bodies",
+            "orders",
+            "refs",
+            "parkings",
+            "transitions",
+            "checks",
+            "books",
+            "outbox",
+            "notices",
+            "actions",
+            "learned",
+            "unasked",
+        ];
         for table in tables {
             dump.insert(table, self.rows(table).await);
         }
@@ -347,6 +362,36 @@ pub async fn a_wrong_amount_is_mended_once(bench: &Bench) {
         assert!(again.events.iter().all(|(_, outcome)| outcome.is_none()), "duplicates stay duplicates: {again:?}");
     }
     assert_eq!(bench.dump().await, before);
+}
+
+/// And a webhook that was not understood has told once it is.
+pub async fn who_told_first_stays_who_did(bench: &Bench) {
+    let paid = |id: &str, payment: &str, minor| captured(id, payment, Some(&format!("order-{payment}")), minor);
+    let asked = NOW.plus(Duration::from_secs(30));
+    let answers = ["pi_3", "pi_4"].map(|payment| {
+        let mut answer = PaymentEvent { source: Source::Reconciliation, ..paid("", payment, 4999) };
+        answer.key.event_id = format!("poll:{payment}:1");
+        let mut arrival = arrival(&answer);
+        arrival.rows[0].received_at = asked;
+        arrival
+    });
+    bench.apply_arrivals_at(asked, &answers).await;
+    let webhooks = [
+        right(paid("evt_1", "pi_1", 4999)),
+        mended(paid("evt_2", "pi_2", 1), paid("evt_2", "pi_2", 4999)),
+        right(paid("evt_40", "pi_3", 4999)),
+        told("evt_50", Says::Unintelligible, one(paid("evt_50", "pi_4", 4999))),
+    ];
+    bench.deliver(&FIRST, &webhooks).await;
+    let others = ["pi_1 money 1 -", "pi_2 money 2 -", "pi_3 money 40 30"];
+    assert_eq!(learned(bench).await, [&others[..], &["pi_4 money - 30"]].concat());
+    bench.replay(&SECOND, all()).await;
+    assert_eq!(learned(bench).await, [&others[..], &["pi_4 money 50 30"]].concat());
+    let rows = bench.rows("learned").await;
+    for mapping in [&SECOND, &OTHER_SETTINGS] {
+        bench.replay(mapping, How { forced: true, ..all() }).await;
+        assert_eq!(bench.rows("learned").await, rows);
+    }
 }
 
 pub async fn a_dry_run_writes_nothing(bench: &Bench) {
