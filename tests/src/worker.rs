@@ -17,8 +17,8 @@ use paybell_shared::event::{EventKey, PaymentEvent};
 use paybell_shared::money::{Currency, Money};
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
-    Account, Answer, AskError, Asked, Keys, Profile, Psp, ReadError, Rejection, SettingError, TranslateError, Verified,
-    WebhookRequest,
+    Account, Answer, AskError, Asked, Keys, LateChanges, Profile, Psp, ReadError, Rejection, SettingError, TranslateError,
+    Verified, WebhookRequest,
 };
 use paybell_shared::queue::{Delivery, Message, Tag};
 use paybell_worker::consume::Context;
@@ -52,7 +52,8 @@ pub fn config(text: &str) -> Config {
 pub async fn context(store: Arc<dyn store::Store>, clock: Arc<dyn Clock>, accounts: Vec<Arc<Account>>) -> Context {
     let epoch = store.epoch().await.expect("the store answers");
     let accounts: HashMap<AccountKey, Arc<Account>> = accounts.into_iter().map(|account| (key_of(&account), account)).collect();
-    let habits = |account: &Account| Habits { usual_delay: account.psp.profile().usual_delay, lists_late_changes: false };
+    let habits =
+        |account: &Account| Habits { usual_delay: account.psp.profile().usual_delay, lists_late_changes: LateChanges::Unlisted };
     let asking = accounts.iter().map(|(key, account)| (key.clone(), habits(account))).collect();
     Context {
         store,

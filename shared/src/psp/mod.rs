@@ -344,7 +344,7 @@ impl Listing {
     /// As most PSPs have it.
     pub const USUAL: Self = Self {
         reach: None,
-        every: Duration::from_mins(5),
+        every: Duration::from_mins(10),
         lag: Duration::from_mins(15),
         slice: Some(Duration::from_hours(24)),
         is_log: false,

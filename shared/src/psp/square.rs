@@ -77,8 +77,7 @@ static PROFILE: Profile = Profile {
     mapping_version: 1,
     schemes: &[Scheme::signed("square-url-body")],
     can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::All, endpoint_list: true },
-    // Each reading goes through all disputes there are.
-    list: Some(Listing { every: Duration::from_mins(10), ..Listing::USUAL }),
+    list: Some(Listing::USUAL),
     // Production, then sandbox; from secondary sources of 2026, no page of Square's own lists them.
     sources: &["34.202.99.168/32", "54.245.1.154/32", "54.212.177.79/32", "107.20.218.8/32"],
 };

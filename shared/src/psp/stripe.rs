@@ -66,7 +66,12 @@ static PROFILE: Profile = Profile {
     schemes: &[Scheme::signed("stripe-v1")],
     can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::All, endpoint_list: true },
     // docs.stripe.com/api/events: of the last 30 days.
-    list: Some(Listing { reach: Some(Duration::from_hours(30 * 24)), is_log: true, ..Listing::USUAL }),
+    list: Some(Listing {
+        reach: Some(Duration::from_hours(30 * 24)),
+        every: Duration::from_mins(5),
+        is_log: true,
+        ..Listing::USUAL
+    }),
     // https://stripe.com/files/ips/ips_webhooks.txt as of 2026-05-15; changes are announced seven days ahead.
     sources: &[
         "3.18.12.63/32",

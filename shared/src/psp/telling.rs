@@ -104,6 +104,12 @@ pub(super) fn unix_time(object: &Node<'_>, key: &str) -> Result<Timestamp, Probl
     }
 }
 
+/// Whether the event says that nothing is refunded. Of a payment in a list, which shows what was made lately, that is no news, and
+/// it would be told each time that the list is read.
+pub(super) fn is_no_refund(event: &PaymentEvent) -> bool {
+    matches!(&event.fact, Fact::RefundTotal { amount } if amount.minor == 0)
+}
+
 /// Refuses what stands in a list although it is older than was asked for: a list of another window. What says no time is judged
 /// by who reads it.
 pub(super) fn not_before(window: Window, at: Result<Timestamp, Problem>, item: &Node<'_>) -> Result<(), Problem> {
