@@ -17,8 +17,8 @@ use paybell_shared::event::{EventKey, PaymentEvent};
 use paybell_shared::money::{Currency, Money};
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
-    Account, Answer, AskError, Asked, Keys, LateChanges, Profile, Psp, ReadError, Rejection, SettingError, TranslateError,
-    Verified, WebhookRequest,
+    Account, Answer, AskError, Asked, Hinted, Keys, LateChanges, Profile, Psp, ReadError, Rejection, SettingError,
+    TranslateError, Verified, WebhookRequest, Window,
 };
 use paybell_shared::queue::{Delivery, Message, Tag};
 use paybell_worker::consume::Context;
@@ -27,10 +27,11 @@ use paybell_worker::manners::{Ended, Leave, News};
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    Applied, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, Looked,
-    Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position, Positioned, ReferenceKey, Registered, Registration, Scope,
-    Selection, Store, StoreError, StoredBody, StoredOrder, Work,
+    Applied, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, DuePage, HourTotal, InboxEntry, Kept, Lease, LeasedChecks,
+    LeasedPage, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position, Positioned, ReadPage, ReferenceKey,
+    Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Work,
 };
+use paybell_worker::sweep::course::Course;
 use paybell_worker::{seen, store};
 use uuid::Uuid;
 
@@ -201,6 +202,26 @@ impl Store for FailingStore {
 
     async fn due(&self, now: Timestamp, accounts: &[&AccountKey]) -> Result<Vec<Due>, StoreError> {
         self.store.due(now, accounts).await
+    }
+
+    async fn lease_page(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedPage, StoreError> {
+        self.store.lease_page(account, lease).await
+    }
+
+    async fn finish_page(&self, page: &DuePage, read: &ReadPage) -> Result<Option<News>, StoreError> {
+        self.store.finish_page(page, read).await
+    }
+
+    async fn course(&self, account: &AccountKey) -> Result<Option<Course>, StoreError> {
+        self.store.course(account).await
+    }
+
+    async fn told_within(&self, account: &AccountKey, window: Window) -> Result<bool, StoreError> {
+        self.store.told_within(account, window).await
+    }
+
+    async fn unanswered(&self, account: &AccountKey, hints: &[Hinted]) -> Result<BTreeSet<String>, StoreError> {
+        self.store.unanswered(account, hints).await
     }
 
     async fn lease_notices(
