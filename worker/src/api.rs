@@ -10,6 +10,7 @@ mod problem;
 mod replays;
 mod review;
 mod stream;
+mod sweeps;
 mod timeline;
 pub(crate) mod wire;
 
@@ -119,6 +120,7 @@ pub fn router(context: Answering, settings: Settings, tail: Arc<Tail>, shutdown:
         })
         .layer(Extension(Patience { parked_max }))
         .layer(Extension(streams))
+        .layer(Extension(Arc::new(sweeps::Asking::default())))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state, authorize))
 }
@@ -141,6 +143,7 @@ fn documented() -> OpenApiRouter {
         .routes(routes!(events::list_parked))
         .routes(routes!(balance::get_balance))
         .routes(routes!(replays::replay_webhooks))
+        .routes(routes!(sweeps::sweep_list))
 }
 
 /// Admits a request whose bearer token has the scope that its method needs, and hands it the context.
@@ -262,6 +265,7 @@ mod tests {
             "/v1/parked",
             "/v1/balance",
             "/v1/replays",
+            "/v1/sweeps",
         ];
         assert_eq!(paths, HashSet::from(expected));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");

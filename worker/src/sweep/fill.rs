@@ -3,18 +3,24 @@
 //!
 //! One page a call. What is left to do is in the [`Place`] that comes back with a page; whoever asks keeps it.
 
+use std::time::Duration;
+
 use paybell_shared::clock::Timestamp;
 use paybell_shared::psp::{Account, Listing, Window};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 use super::page::{self, Counts};
 use super::walk::Walk;
 use super::{LEASE, listing, report, say_trouble};
-use crate::asking::Asker;
+use crate::asking::{Asker, AskingError};
 use crate::manners::{Ended, Leave, Manner};
 use crate::order::AccountKey;
 use crate::reconcile;
 use crate::store::{Lease, StoreError};
+
+/// Who asks for a page is answered within half a minute, or never.
+const ASK_MAX: Duration = Duration::from_secs(20);
 
 /// Where a filling stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +55,6 @@ pub enum FillError {
     BeyondReach { psp: &'static str, earliest: Timestamp, since: Timestamp },
     #[error("the time ends before it begins, or begins after now")]
     NoTime,
-    #[error("the cursor is of another request")]
-    OtherRequest,
     #[error("the page was not read ({reason}): {error}")]
     NotRead { reason: &'static str, error: String },
     #[error(transparent)]
@@ -121,7 +125,8 @@ pub async fn read(asker: &Asker, key: &AccountKey, place: Place) -> Result<Fille
     if let Leave::NotBefore(not_before) = context.store.begin_asking(key, &lease, 1).await? {
         return Ok(Filled { counts: Counts::default(), window, next: Some(place), not_before: Some(not_before) });
     }
-    let asked = page::ask(asker, key, account, &place.walk, lease.token).await;
+    let asked = timeout(ASK_MAX, page::ask(asker, key, account, &place.walk, lease.token)).await;
+    let asked = asked.unwrap_or(Err(AskingError::Slow(ASK_MAX.as_secs())));
     let manner = asked.as_ref().map_or_else(page::manner, |_| Manner::Answered);
     // Before the page is stored, so that whatever becomes of that the account is not kept busy.
     let ended = Ended { requests: 1, manner };
@@ -151,7 +156,7 @@ mod tests {
         /// The parts of a time cover all of it, and each is a place within the request.
         #[test]
         fn parts_cover_the_whole(span_h in 1_u32..1000, slice_h in prop::option::of(1_u32..100)) {
-            let hour = std::time::Duration::from_hours(1);
+            let hour = Duration::from_hours(1);
             let since = Timestamp::from_seconds(1_790_000_000);
             let until = since.plus(hour * span_h);
             let listing = Listing { slice: slice_h.map(|hours| hour * hours), ..Listing::USUAL };
