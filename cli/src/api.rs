@@ -12,6 +12,8 @@ use serde_json::Value;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A page of a replay is one transaction. The API gives up after 30 s: this is above it.
 const REPLAY_TIMEOUT: Duration = Duration::from_secs(45);
+/// A page of a PSP's list: the API gives up after 30 s, and this is above it.
+const SWEEP_TIMEOUT: Duration = Duration::from_secs(45);
 /// A path segment keeps only what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -65,6 +67,30 @@ pub struct ReplayPage {
     pub items: Vec<Value>,
     pub next_cursor: Option<String>,
     pub totals: Value,
+}
+
+/// One page of a PSP's list.
+#[derive(Debug, Deserialize)]
+pub struct SweepPage {
+    pub totals: SweepTotals,
+    pub window: SweepWindow,
+    pub next_cursor: Option<String>,
+    pub retry_after_s: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct SweepTotals {
+    pub events: u64,
+    pub new: u64,
+    pub known: u64,
+    pub hints: u64,
+    pub quarantined: u64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct SweepWindow {
+    pub since: String,
+    pub until: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +184,15 @@ impl Api {
     /// As [`Api::register`].
     pub async fn replay(&self, request: &Value) -> Result<ReplayPage, ApiError> {
         let page = self.ask_within(REPLAY_TIMEOUT, Method::POST, "/v1/replays", Some(request.clone())).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
+    /// Has one page of a PSP's list read again.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn sweep(&self, request: &Value) -> Result<SweepPage, ApiError> {
+        let page = self.ask_within(SWEEP_TIMEOUT, Method::POST, "/v1/sweeps", Some(request.clone())).await?;
         serde_json::from_value(page).map_err(ApiError::Unintelligible)
     }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{audit, config, demo, explain, psps, replay, send, serve, verify};
+use paybell::commands::{audit, config, demo, explain, psps, replay, send, serve, sweep, verify};
 use paybell::output::Outcome;
 
 /// Receives payment webhooks, and brings each order to the payment provider's truth exactly once.
@@ -30,6 +30,8 @@ enum Command {
     Audit(audit::Args),
     /// Translate kept webhooks again: after a mapping was mended, or an account's settings
     Replay(replay::Args),
+    /// Read a time of a PSP's list of events or payments again
+    Sweep(sweep::Args),
     /// Print what each PSP's adapter can do
     Psps(psps::Args),
     /// Look at the configuration
@@ -50,6 +52,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Send(args) => exit(send::run(args).await),
         Command::Replay(args) => exit(replay::run(args).await),
+        Command::Sweep(args) => exit(sweep::run(args).await),
         Command::Verify(args) => exit(verify::run(&args)),
         Command::Explain(args) => exit(explain::run(args).await),
         Command::Audit(args) => exit(audit::run(args).await),
