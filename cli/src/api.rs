@@ -10,7 +10,8 @@ use serde_json::Value;
 
 /// The API answers from its database; what takes longer is broken.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A page of a replay is one transaction, a check asks a PSP. The API gives up after 30 s: this is above it.
+/// A page of a replay is one transaction; a check, or a page of a PSP's list, asks a PSP. The API gives up after 30 s: this is
+/// above it.
 const LONG_TIMEOUT: Duration = Duration::from_secs(45);
 /// A path segment keeps only what RFC 3986 calls unreserved.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -72,6 +73,30 @@ pub struct ReplayPage {
     pub items: Vec<Value>,
     pub next_cursor: Option<String>,
     pub totals: Value,
+}
+
+/// One page of a PSP's list.
+#[derive(Debug, Deserialize)]
+pub struct SweepPage {
+    pub totals: SweepTotals,
+    pub window: SweepWindow,
+    pub next_cursor: Option<String>,
+    pub retry_after_s: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct SweepTotals {
+    pub events: u64,
+    pub new: u64,
+    pub known: u64,
+    pub hints: u64,
+    pub quarantined: u64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub struct SweepWindow {
+    pub since: String,
+    pub until: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -205,6 +230,15 @@ impl Api {
     pub async fn check_endpoint(&self, psp: &str, account: &str) -> Result<Value, ApiError> {
         let [psp, account] = [psp, account].map(|part| utf8_percent_encode(part, SEGMENT).to_string());
         self.ask_within(LONG_TIMEOUT, Method::POST, &format!("/v1/endpoints/{psp}/{account}/check"), None).await
+    }
+
+    /// Has one page of a PSP's list read again.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn sweep(&self, request: &Value) -> Result<SweepPage, ApiError> {
+        let page = self.ask_within(LONG_TIMEOUT, Method::POST, "/v1/sweeps", Some(request.clone())).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {

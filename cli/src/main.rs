@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use paybell::commands::{audit, completeness, config, demo, endpoints, explain, psps, replay, send, serve, unsettled, verify};
+use paybell::commands::{
+    audit, completeness, config, demo, endpoints, explain, psps, replay, send, serve, sweep, unsettled, verify,
+};
 use paybell::output::Outcome;
 
 /// A worker's time is a fifth allocation: of the many small texts that JSON is made of.
@@ -41,6 +43,8 @@ enum Command {
     /// Is our URL registered at the PSPs as it must be, and alive? And making it so
     #[command(subcommand)]
     Endpoints(endpoints::EndpointsCommand),
+    /// Read a time of a PSP's list of events or payments again
+    Sweep(sweep::Args),
     /// Print what each PSP's adapter can do
     Psps(psps::Args),
     /// Look at the configuration
@@ -61,6 +65,7 @@ async fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).await,
         Command::Send(args) => exit(send::run(args).await),
         Command::Replay(args) => exit(replay::run(args).await),
+        Command::Sweep(args) => exit(sweep::run(args).await),
         Command::Verify(args) => exit(verify::run(&args)),
         Command::Explain(args) => exit(explain::run(args).await),
         Command::Audit(args) => exit(audit::run(args).await),

@@ -10,7 +10,7 @@ use paybell::simulator::{self, Dialect, Settings, http_client};
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{Mode, PaymentEvent, ReferenceKind};
 use paybell_shared::money::{Currency, Money};
-use paybell_shared::psp::{self, Account, Answer, Api, Asked, Keys};
+use paybell_shared::psp::{self, Account, Answer, Api, Asked, Keys, Window};
 use paybell_shared::secret::Secret;
 use paybell_worker::order::{Registers, Rules};
 use rand::SeedableRng as _;
@@ -88,12 +88,13 @@ impl Played {
     }
 
     async fn sweep(&self) -> Vec<PaymentEvent> {
-        let (psp, since) = (self.account.psp, Timestamp::from_seconds(NOW - 86_400));
+        let psp = self.account.psp;
+        let window = Window { since: Timestamp::from_seconds(NOW - 86_400), until: Timestamp::from_seconds(NOW) };
         let events = self.follow(|cursor, response| match response {
-            None => Ok(psp.events_request(since, cursor, &self.account).unwrap()),
+            None => Ok(psp.events_request(window, cursor, &self.account).unwrap()),
             Some(response) => {
                 let asked = Asked { payment_id: "", cursor, at: Timestamp::from_seconds(NOW), look_id: "look" };
-                Err(psp.read_events(&asked, response, &self.account).unwrap())
+                Err(psp.read_events(window, &asked, response, &self.account).unwrap())
             }
         });
         events.await

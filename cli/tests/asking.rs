@@ -9,7 +9,7 @@ use paybell::simulator::story::Story;
 use paybell::simulator::{self, Dialect, Settings, ledger, ledger::DECLINES, ledger::DisputeState, ledger::RefundState};
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{Fact, Mode, PaymentEvent, PaymentState, RefundState as Told};
-use paybell_shared::psp::{self, Account, Answer, Api, Asked, ChangedEndpoint, Endpoint, Keys, ReadError};
+use paybell_shared::psp::{self, Account, Answer, Api, Asked, ChangedEndpoint, Endpoint, Keys, ReadError, Window};
 use paybell_shared::secret::Secret;
 use paybell_worker::endpoints::compare::{Ours, compare};
 use paybell_worker::endpoints::plan::{Plan, Step, plan};
@@ -102,16 +102,17 @@ impl Served {
 
     /// All pages of what happened since, and the payments that it gives reason to ask about.
     async fn events(&self, since: i64) -> (Vec<PaymentEvent>, BTreeSet<String>) {
+        let window = Window { since: Timestamp::from_seconds(since), until: Timestamp::from_seconds(NOW) };
         let (mut events, mut hints, mut cursor) = (Vec::new(), BTreeSet::new(), None::<String>);
         for _ in 0..PAGES_MAX {
-            let since = Timestamp::from_seconds(since);
-            let request = self.account.psp.events_request(since, cursor.as_deref(), &self.account).unwrap();
+            let request = self.account.psp.events_request(window, cursor.as_deref(), &self.account).unwrap();
             let response = self.send(request).await;
             let asked = Asked { payment_id: "", cursor: cursor.as_deref(), at: Timestamp::from_seconds(NOW), look_id: "sweep" };
-            let page = self.account.psp.read_events(&asked, &response, &self.account).unwrap();
+            let page = self.account.psp.read_events(window, &asked, &response, &self.account).unwrap();
             assert!(page.unread.is_empty(), "{}: {:?}", self.account.psp.id(), page.unread);
             events.extend(page.events);
-            hints.extend(self.account.psp.read_hints(&response, &self.account).unwrap());
+            let hinted = self.account.psp.read_hints(&response, &self.account).unwrap();
+            hints.extend(hinted.into_iter().map(|hint| hint.payment_id));
             cursor = page.next;
             if cursor.is_none() {
                 return (events, hints);

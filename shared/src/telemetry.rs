@@ -72,6 +72,16 @@ pub const RECONCILE_DUE: &str = "paybell_reconcile_due";
 pub const RECONCILE_OLDEST_SECONDS: &str = "paybell_reconcile_oldest_seconds";
 /// How long it takes to ask about all that are due at the account's rate, by [`PSP`] and [`ACCOUNT`].
 pub const RECONCILE_ETA_SECONDS: &str = "paybell_reconcile_eta_seconds";
+/// Pages of PSPs' lists that were read, by [`PSP`].
+pub const SWEEP_PAGES_TOTAL: &str = "paybell_sweep_pages_total";
+/// What they told, by [`PSP`] and [`OUTCOME`]: new (no webhook had told it yet), known, hint (a payment is asked about), or
+/// quarantined.
+pub const SWEEP_EVENTS_TOTAL: &str = "paybell_sweep_events_total";
+/// Pages that were not read, by [`PSP`] and [`REASON`]: no_answer, refused, unreadable, lost (it leads nowhere), not_stored; and
+/// lists that say less than webhooks did (incomplete), or do not reach back far enough (beyond_reach).
+pub const SWEEP_FAILURES_TOTAL: &str = "paybell_sweep_failures_total";
+/// How long ago the time lies up to which a list is read, by [`PSP`] and [`ACCOUNT`].
+pub const SWEEP_BEHIND_SECONDS: &str = "paybell_sweep_behind_seconds";
 /// 1 while a PSP that does not answer is left alone but for single probes, by [`PSP`] and [`ACCOUNT`].
 pub const PSP_CIRCUIT_OPEN: &str = "paybell_psp_circuit_open";
 /// 1 while a PSP refuses our credentials, by [`PSP`] and [`ACCOUNT`].
@@ -219,6 +229,16 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(RECONCILE_DUE, "Payments whose look is due; counted up to 100,000.");
     describe_gauge!(RECONCILE_OLDEST_SECONDS, Unit::Seconds, "Since when the first of the due payments is due.");
     describe_gauge!(RECONCILE_ETA_SECONDS, Unit::Seconds, "How long it takes to ask about all that are due.");
+    describe_counter!(SWEEP_PAGES_TOTAL, "Pages of PSPs' lists that were read.");
+    describe_counter!(
+        SWEEP_EVENTS_TOTAL,
+        "What they told, by outcome: new (no webhook had told it yet), known, hint, quarantined."
+    );
+    describe_counter!(
+        SWEEP_FAILURES_TOTAL,
+        "Pages that were not read, by reason; lists that are incomplete, or do not reach back far enough."
+    );
+    describe_gauge!(SWEEP_BEHIND_SECONDS, Unit::Seconds, "How long ago the time lies up to which a list is read.");
     describe_gauge!(PSP_CIRCUIT_OPEN, "1 while a PSP that does not answer is left alone but for single probes.");
     describe_gauge!(PSP_CREDENTIALS_REFUSED, "1 while a PSP refuses our credentials.");
     describe_gauge!(ENDPOINT_FINDINGS, "1 while something is wrong with an account's endpoint, by what is wrong.");

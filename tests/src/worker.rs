@@ -17,8 +17,8 @@ use paybell_shared::event::{EventKey, PaymentEvent};
 use paybell_shared::money::{Currency, Money};
 use paybell_shared::psp::stripe::Stripe;
 use paybell_shared::psp::{
-    Account, Answer, AskError, Asked, Keys, Profile, Psp, ReadError, Rejection, SettingError, TranslateError, Verified,
-    WebhookRequest,
+    Account, Answer, AskError, Asked, Hinted, Keys, LateChanges, Profile, Psp, ReadError, Rejection, SettingError,
+    TranslateError, Verified, WebhookRequest, Window,
 };
 use paybell_shared::queue::{Delivery, Message, Tag};
 use paybell_worker::consume::Context;
@@ -27,11 +27,13 @@ use paybell_worker::manners::{Ended, Leave, News};
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, DueOrder, Expected,
-    HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place,
-    Policy, Position, Positioned, Reason, ReferenceKey, Registered, Registration, Scope, Selection, Store, StoreError,
-    StoredBody, StoredOrder, Unsettled, UnsettledPlace, WatchKey, WatchKind, WatchLease, WatchState, Work,
+    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, DueOrder, DuePage,
+    Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch, Looked, Moment, Notice, NoticeKey,
+    NoticeOutcome, Place, Policy, Position, Positioned, ReadPage, Reason, ReferenceKey, Registered, Registration, Scope,
+    Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled, UnsettledPlace, WatchKey, WatchKind, WatchLease,
+    WatchState, Work,
 };
+use paybell_worker::sweep::course::Course;
 use paybell_worker::{seen, store};
 use uuid::Uuid;
 
@@ -53,7 +55,8 @@ pub fn config(text: &str) -> Config {
 pub async fn context(store: Arc<dyn store::Store>, clock: Arc<dyn Clock>, accounts: Vec<Arc<Account>>) -> Context {
     let epoch = store.epoch().await.expect("the store answers");
     let accounts: HashMap<AccountKey, Arc<Account>> = accounts.into_iter().map(|account| (key_of(&account), account)).collect();
-    let habits = |account: &Account| Habits { usual_delay: account.psp.profile().usual_delay, lists_late_changes: false };
+    let habits =
+        |account: &Account| Habits { usual_delay: account.psp.profile().usual_delay, lists_late_changes: LateChanges::Unlisted };
     let asking = accounts.iter().map(|(key, account)| (key.clone(), habits(account))).collect();
     Context {
         store,
@@ -288,6 +291,26 @@ impl Store for FailingStore {
 
     async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
         self.store.watch_states(kind).await
+    }
+
+    async fn lease_page(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedPage, StoreError> {
+        self.store.lease_page(account, lease).await
+    }
+
+    async fn finish_page(&self, page: &DuePage, read: &ReadPage) -> Result<Option<News>, StoreError> {
+        self.store.finish_page(page, read).await
+    }
+
+    async fn course(&self, account: &AccountKey) -> Result<Option<Course>, StoreError> {
+        self.store.course(account).await
+    }
+
+    async fn told_within(&self, account: &AccountKey, window: Window) -> Result<bool, StoreError> {
+        self.store.told_within(account, window).await
+    }
+
+    async fn unanswered(&self, account: &AccountKey, hints: &[Hinted]) -> Result<BTreeSet<String>, StoreError> {
+        self.store.unanswered(account, hints).await
     }
 
     async fn lease_notices(

@@ -12,6 +12,7 @@ mod problem;
 mod replays;
 mod review;
 mod stream;
+mod sweeps;
 mod timeline;
 mod unsettled;
 pub(crate) mod wire;
@@ -128,6 +129,7 @@ pub fn router(context: Answering, settings: Settings, tail: Arc<Tail>, shutdown:
         .layer(Extension(Patience { parked_max }))
         .layer(Extension(streams))
         .layer(Extension(Arc::new(Inspectors::new(transport))))
+        .layer(Extension(Arc::new(sweeps::Asking::default())))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state, authorize))
 }
@@ -154,6 +156,7 @@ fn documented() -> OpenApiRouter {
         .routes(routes!(replays::replay_webhooks))
         .routes(routes!(endpoints::list_endpoints))
         .routes(routes!(endpoints::check_endpoint))
+        .routes(routes!(sweeps::sweep_list))
 }
 
 /// Admits a request whose bearer token has the scope that its method needs, and hands it the context.
@@ -284,6 +287,7 @@ mod tests {
             "/v1/replays",
             "/v1/endpoints",
             "/v1/endpoints/{psp}/{account}/check",
+            "/v1/sweeps",
         ];
         assert_eq!(paths, HashSet::from(expected));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");

@@ -548,13 +548,8 @@ impl<'a> Planner<'a> {
 
     /// This work holds the PSP's answer about the payment.
     fn is_answered(&self, account: &AccountKey, payment_id: &str) -> bool {
-        let rows = self.work.arrivals.iter().flat_map(|arrival| &arrival.rows);
-        rows.into_iter().any(|row| match &row.content {
-            Content::Fact { event, .. } => {
-                event.is_answer() && event.payment_id == payment_id && account_of(&event.key) == *account
-            }
-            Content::Ignored { .. } | Content::Quarantined { .. } => false,
-        })
+        let mut rows = self.work.arrivals.iter().flat_map(|arrival| &arrival.rows);
+        rows.any(|row| row.answers(payment_id) && account_of(&row.key) == *account)
     }
 
     fn book(&mut self, account: &AccountKey, received_at: Timestamp, outcome: Outcome, count: i64) {

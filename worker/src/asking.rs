@@ -13,11 +13,12 @@ use crate::manners::Manner;
 use crate::order::AccountKey;
 use crate::transport::{PspTransport, TransportError};
 
-/// Sends requests that adapters built.
+/// Sends requests that adapters built. Clones share what they know.
+#[derive(Clone)]
 pub struct Asker {
     pub context: Arc<Context>,
     transport: Arc<dyn PspTransport>,
-    access: Access,
+    access: Arc<Access>,
 }
 
 /// Why there is no answer, or none that counts.
@@ -74,7 +75,7 @@ impl AskingError {
 impl Asker {
     #[must_use]
     pub fn new(context: Arc<Context>, transport: Arc<dyn PspTransport>) -> Self {
-        let access = Access::new(context.accounts.keys());
+        let access = Arc::new(Access::new(context.accounts.keys()));
         Self { context, transport, access }
     }
 

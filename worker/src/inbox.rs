@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::envelope::Envelope;
-use paybell_shared::event::{EventKey, PaymentEvent, Source};
+use paybell_shared::event::{ANSWER_PREFIX, EventKey, PaymentEvent, Source};
 use paybell_shared::psp::{Account, Proof, TranslateError, Unread};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -48,6 +48,17 @@ pub struct InboxRow {
     pub mapping_version: u32,
     pub source: Source,
     pub content: Content,
+}
+
+impl InboxRow {
+    /// The PSP told it of this payment when it was asked how that stands.
+    #[must_use]
+    pub fn answers(&self, payment_id: &str) -> bool {
+        match &self.content {
+            Content::Fact { event, .. } => event.is_answer() && event.payment_id == payment_id,
+            Content::Ignored { .. } | Content::Quarantined { .. } => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,12 +147,17 @@ impl Arrival {
         Self { body: Some(body), rows, asks, heard_at: Some(envelope.received_at) }
     }
 
-    /// What a PSP's answer says; what of it is not understood is kept as a webhook's would be.
+    /// What a PSP's answer says; what of it is not understood is kept as a webhook's would be, once for each mapping. It has a key
+    /// of its own: it must not stand in the way of the webhook, whose bytes can be translated again.
     #[must_use]
     pub fn of_answer(events: Vec<PaymentEvent>, unread: Vec<Unread>, account: &Account, received_at: Timestamp) -> Self {
         let facts = events.into_iter().map(|event| fact_row(event, account, received_at));
         let unread = unread.into_iter().map(|unread| InboxRow {
-            key: EventKey { psp: Arc::clone(&account.psp_id), account: Arc::clone(&account.name), event_id: unread.event_id },
+            key: EventKey {
+                psp: Arc::clone(&account.psp_id),
+                account: Arc::clone(&account.name),
+                event_id: unread_key(&unread.event_id, account.psp.profile().mapping_version),
+            },
             event_type: String::new(),
             received_at,
             facts_sha256: Sha256::digest([]).into(),
@@ -151,6 +167,10 @@ impl Arrival {
         });
         Self { body: None, rows: facts.chain(unread).collect(), asks: Vec::new(), heard_at: None }
     }
+}
+
+fn unread_key(event_id: &str, mapping_version: u32) -> String {
+    format!("{ANSWER_PREFIX}unread:{mapping_version}:{event_id}")
 }
 
 fn fact_row(event: PaymentEvent, account: &Account, received_at: Timestamp) -> InboxRow {

@@ -3,7 +3,8 @@
 //! In the order of one webhook: [`consume`] (a batch of deliveries) → [`seen`] (was it committed before?) → [`inbox`] (a
 //! delivery becomes rows) → [`apply`] (rows become writes; pure) → [`order`] (what facts amount to; pure) → [`store`] (one
 //! transaction; two backends) → [`outbox`] (who is told of it: [`change`] is what, [`notify`] how subscribers are called).
-//! Beside it: [`reconcile`] asks PSPs about payments, when the [`schedule`] says so and as much as is good [`manners`], by
+//! Beside it: [`reconcile`] asks PSPs about payments, when the [`schedule`] says so and as much as is good [`manners`], and
+//! [`sweep`] reads their lists, both by
 //! [`asking`] through [`transport`] with tokens that `access` keeps; [`api`] is the shop's door; [`replay`] translates kept
 //! webhooks again; [`endpoints`] sees whether what PSPs have registered leads to us, by their lists, by the way from [`outside`],
 //! and by a [`canary`]; [`tail`] reads what changed for those who follow; [`timeline`] puts rows into words (pure); [`overdue`]
@@ -38,6 +39,7 @@ pub mod retention;
 pub mod schedule;
 pub mod seen;
 pub mod store;
+pub mod sweep;
 pub mod tail;
 pub mod timeline;
 pub mod transport;
@@ -58,6 +60,7 @@ use paybell_shared::serve::{self, Limits};
 use paybell_shared::shutdown::Shutdown;
 use uuid::Uuid;
 
+use crate::asking::Asker;
 use crate::consume::{BatchLimits, Context};
 use crate::endpoints::Inspector;
 use crate::ids::Ids;
@@ -68,6 +71,7 @@ use crate::pulse::Pulse;
 use crate::reconcile::Reconciler;
 use crate::schedule::Habits;
 use crate::store::{ConnectError, Policy, Store, StoreError};
+use crate::sweep::Sweeper;
 use crate::tail::Tail;
 use crate::transport::HttpTransport;
 
@@ -179,7 +183,8 @@ impl Parts {
         shutdown.spawn("tail", tail::run(Arc::clone(&context), self.tail, shutdown.clone()));
         shutdown.spawn("overdue", overdue::run(Arc::clone(&context), self.parked_max, shutdown.clone()));
         if let Some(queue) = self.consume {
-            let reconciler = Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
+            let asker = Asker::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
+            let reconciler = Reconciler { asker: asker.clone() };
             shutdown.spawn("consume", consume::run(Arc::clone(&context), queue.consumer(), self.limits, shutdown.clone()));
             shutdown.spawn("reconcile", reconcile::run(reconciler, shutdown.clone()));
             let inspector = Arc::new(Inspector::new(Arc::clone(&context), Arc::new(HttpTransport::new()?)));
@@ -189,6 +194,8 @@ impl Parts {
             shutdown.spawn("expiry", expiry::run(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("completeness", completeness::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("unsettled", unsettled::watch(Arc::clone(&context), shutdown.clone()));
+            shutdown.spawn("sweep", sweep::run(Sweeper::new(asker), shutdown.clone()));
+            shutdown.spawn("swept", sweep::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("retention", retention::run(Arc::clone(&context), self.keep_bodies, shutdown.clone()));
             let exchange = queue.exchange().map(|broker| broker.orders_publisher(shutdown));
             let exchange = exchange.map(|publisher| Relay::to_exchange(Arc::clone(&context), publisher));
@@ -245,7 +252,7 @@ fn notifiers(config: &Config) -> Result<Vec<Notifier>, ConfigError> {
 fn habits(account: &Account) -> Option<Habits> {
     let Profile { can, usual_delay, .. } = *account.psp.profile();
     let can_ask = can.payment_status && account.psp.api_key(account).is_some();
-    can_ask.then_some(Habits { usual_delay, lists_late_changes: can.event_list && can.late_changes })
+    can_ask.then_some(Habits { usual_delay, lists_late_changes: can.late_changes })
 }
 
 /// Why the database cannot be used yet.

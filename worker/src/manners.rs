@@ -7,6 +7,9 @@
 //! | 429 | nothing until its `Retry-After`, within [`PAUSE_MIN`] and [`PAUSE_MAX`]; without one, ever longer |
 //! | no answer, 5xx, again and again | the circuit opens: nothing for a while, then one probe, until one is answered |
 //! | refuses our credentials | said once; a probe now and then, since only a person can mend it |
+//!
+//! Many payments are asked about, and now and then something else is (a list is read): who asks for that and finds no place is
+//! next, so that a backlog of payments does not keep it waiting for ever.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,6 +33,8 @@ const OPEN_MIN: Duration = Duration::from_secs(30);
 const OPEN_MAX: Duration = Duration::from_mins(10);
 /// Between probes whether our credentials are accepted again.
 const REFUSED_PAUSE: Duration = Duration::from_mins(15);
+/// So long a place is kept for who found none: it comes again within that time, or not at all.
+const TURN: Duration = Duration::from_secs(10);
 
 /// What is known of an account's patience.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +49,9 @@ pub struct Manners {
     /// Failures since the last answer.
     failures: u32,
     refused_since: Option<Timestamp>,
+    /// Until then one place is kept for who asks in turn.
+    #[serde(default)]
+    turn_until: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +90,8 @@ pub enum Manner {
     Refused,
     /// It does not answer this question for our credentials, which says nothing about other questions.
     Withheld,
+    /// It answered something else than was asked for, which tells nothing of the rest of its API.
+    Unclear,
 }
 
 /// What a person should hear of.
@@ -97,6 +107,24 @@ pub enum News {
 impl Manners {
     /// Begins up to `wanted` conversations, each with one request at least; they are over at `until`, whatever happens.
     pub fn begin(&mut self, now: Timestamp, per_second: u32, wanted: u32, token: Uuid, until: Timestamp) -> Leave {
+        let kept = u32::from(self.turn_until.is_some_and(|turn_until| turn_until > now));
+        self.grant(now, per_second, wanted, kept, token, until)
+    }
+
+    /// The same for who asks seldom: if there is no place now, the next one is kept for it.
+    pub fn begin_in_turn(&mut self, now: Timestamp, per_second: u32, wanted: u32, token: Uuid, until: Timestamp) -> Leave {
+        let leave = self.grant(now, per_second, wanted, 0, token, until);
+        let is_paused = self.not_before.is_some_and(|not_before| not_before > now);
+        self.turn_until = match leave {
+            Leave::Go(_) => None,
+            Leave::NotBefore(_) if is_paused => self.turn_until,
+            Leave::NotBefore(_) => Some(now.plus(TURN)),
+        };
+        leave
+    }
+
+    /// `kept`: places that are left free.
+    fn grant(&mut self, now: Timestamp, per_second: u32, wanted: u32, kept: u32, token: Uuid, until: Timestamp) -> Leave {
         self.busy.retain(|_, busy| busy.until > now);
         if let Some(not_before) = self.not_before.filter(|not_before| *not_before > now) {
             return Leave::NotBefore(not_before);
@@ -104,9 +132,10 @@ impl Manners {
         self.refill(now, per_second);
         let under_way: u32 = self.busy.values().map(|busy| busy.conversations).sum();
         let at_once = if self.is_open() { 1 } else { BUSY_MAX };
-        let granted = wanted.min(at_once.saturating_sub(under_way)).min(u32::try_from(self.allowance_m / 1000).unwrap_or(0));
+        let places = at_once.saturating_sub(under_way).min(u32::try_from(self.allowance_m / 1000).unwrap_or(0));
+        let granted = wanted.min(places.saturating_sub(kept));
         if granted == 0 {
-            let missing_m = (1000 - self.allowance_m).max(0);
+            let missing_m = (i64::from(1 + kept) * 1000 - self.allowance_m).max(0);
             let refilled_in = Duration::from_millis(u64::try_from(missing_m).unwrap_or(0).div_ceil(per_second.max(1).into()));
             return Leave::NotBefore(now.plus(refilled_in.max(PAUSE_MIN)));
         }
@@ -142,6 +171,7 @@ impl Manners {
                 self.failures = self.failures.saturating_add(1);
                 self.pause(now, Some(retry_after.unwrap_or_else(|| doubled(PAUSE_MIN, self.failures))));
             }
+            Manner::Unclear => return None,
             Manner::Refused => {
                 self.failures = self.failures.max(OPENING_FAILURES);
                 self.refused_since.get_or_insert(now);
@@ -307,6 +337,55 @@ mod tests {
         begin(&mut manners, now, 9).unwrap();
         assert_eq!(end(&mut manners, now, 9, Manner::Answered), Some(News::Recovered));
         assert_eq!(manners.refused_since(), None);
+    }
+
+    /// A backlog takes all that there is, again and again; so does who reads a list, if nobody minds.
+    #[test]
+    fn who_asks_seldom_has_its_turn_and_takes_no_more_than_that() {
+        let mut manners = Manners::default();
+        let (mut now, mut payments, mut lists, mut waits) = (NOW, 0, 0, Vec::new());
+        let mut asked_at = NOW;
+        for n in 0..2000_u128 {
+            let token = token(n);
+            if let Leave::Go(granted) = manners.begin(now, RATE, 4, token, at(9999)) {
+                payments += granted;
+                for _ in 0..granted {
+                    manners.end(now, token, Ended { requests: 1, manner: Manner::Answered });
+                }
+            }
+            // Once a second, as one that was told to wait does.
+            if n % 10 == 9 {
+                let token = self::token(n + 10_000);
+                if manners.begin_in_turn(now, RATE, 1, token, at(9999)) == Leave::Go(1) {
+                    lists += 1;
+                    manners.end(now, token, Ended { requests: 1, manner: Manner::Answered });
+                    waits.push(now.since(asked_at));
+                    asked_at = now;
+                }
+            }
+            now = now.plus(Duration::from_millis(100));
+        }
+        assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(2)), "{waits:?}");
+        assert!(lists >= 100 && payments >= 700, "{lists} and {payments} of 1000");
+        // Who went away keeps nobody waiting for long.
+        let mut idle = Manners { turn_until: Some(NOW.plus(TURN)), ..Manners::default() };
+        assert_eq!(idle.begin(NOW, RATE, 9, token(3), at(300)), Leave::Go(BUSY_MAX - 1));
+        let mut idle = Manners { turn_until: Some(NOW), ..Manners::default() };
+        assert_eq!(idle.begin(NOW, RATE, 9, token(3), at(300)), Leave::Go(BUSY_MAX));
+    }
+
+    #[test]
+    fn an_unclear_answer_neither_opens_the_circuit_nor_closes_it() {
+        let mut manners = Manners::default();
+        for n in 0..20 {
+            begin(&mut manners, at(n), n.into()).unwrap();
+            assert_eq!(end(&mut manners, at(n), n.into(), Manner::Unclear), None);
+        }
+        assert!(!manners.is_open());
+        let mut manners = opened();
+        begin(&mut manners, NOW.plus(OPEN_MIN), 9).unwrap();
+        assert_eq!(end(&mut manners, NOW.plus(OPEN_MIN), 9, Manner::Unclear), None);
+        assert!(manners.is_open());
     }
 
     #[test]

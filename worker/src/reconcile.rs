@@ -46,7 +46,7 @@ const IDLE: Duration = Duration::from_secs(1);
 /// Between two counts of what is due.
 const WATCH_PERIOD: Duration = Duration::from_secs(30);
 /// So far ahead of our clock an answer may be: clocks differ. What is later would stand above every later fact.
-const AHEAD_MAX: Duration = Duration::from_mins(5);
+pub(crate) const AHEAD_MAX: Duration = Duration::from_mins(5);
 
 const _: () = assert!(LOOK_MAX.as_secs() < LEASE.as_secs());
 
@@ -322,13 +322,17 @@ async fn ask(reconciler: &Reconciler, account: &Account, check: &DueCheck, reque
     Err(AskingError::Endless(PAGES_MAX))
 }
 
-/// A fact of a time to come would stand above all that is told later.
-pub(crate) fn not_ahead(event: &PaymentEvent, now: Timestamp) -> Result<(), AskingError> {
-    let version = match event.version {
-        FactVersion::Time(millis) => Timestamp::from_millis(millis),
+/// The latest time that an event speaks of.
+pub(crate) fn latest_of(event: &PaymentEvent) -> Timestamp {
+    match event.version {
+        FactVersion::Time(millis) => Timestamp::from_millis(millis).max(event.occurred_at),
         FactVersion::Number(_) => event.occurred_at,
-    };
-    let latest = version.max(event.occurred_at);
+    }
+}
+
+/// A fact of a time to come would stand above all that is told later.
+fn not_ahead(event: &PaymentEvent, now: Timestamp) -> Result<(), AskingError> {
+    let latest = latest_of(event);
     if latest > now.plus(AHEAD_MAX) { Err(AskingError::Future { ahead_s: latest.since(now).as_secs() }) } else { Ok(()) }
 }
 
@@ -453,7 +457,7 @@ mod tests {
             order_reference: None,
             capture: psp::Capture::default(),
         };
-        let habits = Habits { usual_delay: Duration::from_mins(1), lists_late_changes: false };
+        let habits = Habits { usual_delay: Duration::from_mins(1), lists_late_changes: psp::LateChanges::Unlisted };
         let context = Context {
             store: Arc::clone(&due.store),
             seen: Arc::new(Memory::default()),

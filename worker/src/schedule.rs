@@ -10,6 +10,7 @@
 //! | authorized | 1 hour | day | half a year |
 //! | failed, given up | ten times the usual delay | – | half a year: late success |
 //! | settled | a day; never where the PSP's list shows what comes later | 2 weeks | half a year: refunds, disputes |
+//! | settled, and some of it returned | the same; never where the list shows also what is undone | 2 weeks | half a year |
 //! | without an order | the usual delay | day | 30 days |
 //!
 //! Half a year is longer than any scheme gives a payer to dispute (120 days, 180 with some). A look without an answer is
@@ -19,6 +20,7 @@
 use std::time::Duration;
 
 use paybell_shared::clock::Timestamp;
+use paybell_shared::psp::LateChanges;
 use uuid::Uuid;
 
 use crate::order::Standing;
@@ -33,8 +35,8 @@ const HALF_A_YEAR: Duration = Duration::from_hours(183 * 24);
 pub struct Habits {
     /// From a payment to its webhook.
     pub usual_delay: Duration,
-    /// The sweep of its list brings refunds and disputes of settled payments.
-    pub lists_late_changes: bool,
+    /// What the sweep of its list brings of settled payments.
+    pub lists_late_changes: LateChanges,
 }
 
 /// What the last look came to.
@@ -94,8 +96,9 @@ fn bounds(standing: Option<Standing>, habits: Habits) -> Option<Bounds> {
         }
         Some(Standing::Moving | Standing::Authorized) => of(HOUR, DAY),
         Some(Standing::Failed | Standing::GivenUp) => of(habits.usual_delay * 10, HALF_A_YEAR),
-        Some(Standing::Settled) if habits.lists_late_changes => return None,
-        Some(Standing::Settled) => of(DAY, 14 * DAY),
+        Some(Standing::Settled) if habits.lists_late_changes != LateChanges::Unlisted => return None,
+        Some(Standing::Returned) if habits.lists_late_changes == LateChanges::All => return None,
+        Some(Standing::Settled | Standing::Returned) => of(DAY, 14 * DAY),
         None => Bounds { until: 30 * DAY, ..of(habits.usual_delay, DAY) },
     })
 }
@@ -111,7 +114,7 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_790_000_000);
-    const HABITS: Habits = Habits { usual_delay: MINUTE, lists_late_changes: false };
+    const HABITS: Habits = Habits { usual_delay: MINUTE, lists_late_changes: LateChanges::Unlisted };
     /// Of which the spread makes ten tenths.
     const EVEN: Uuid = Uuid::from_u128(100);
 
@@ -136,6 +139,7 @@ mod tests {
             (Some(Standing::Failed), 16, 10 * MINUTE, HALF_A_YEAR),
             (Some(Standing::GivenUp), 16, 10 * MINUTE, HALF_A_YEAR),
             (Some(Standing::Settled), 17, DAY, HALF_A_YEAR),
+            (Some(Standing::Returned), 17, DAY, HALF_A_YEAR),
             (None, 41, MINUTE, 30 * DAY),
         ] {
             let times = looks(standing, HABITS);
@@ -149,11 +153,22 @@ mod tests {
     }
 
     #[test]
-    fn a_settled_payment_is_left_to_the_list_where_there_is_one() {
-        let habits = Habits { lists_late_changes: true, ..HABITS };
-        assert_eq!(first_look(Some(Standing::Settled), habits, NOW), None);
-        assert_eq!(next_look(Some(Standing::Settled), NOW, habits, After::Nothing(NOW), NOW, EVEN), None);
-        assert!(Standing::ALL.iter().all(|standing| first_look(Some(*standing), HABITS, NOW).is_some()));
+    fn a_settled_payment_is_left_to_the_list_as_far_as_that_shows_what_becomes_of_it() {
+        for (lists_late_changes, left) in [
+            (LateChanges::Unlisted, &[][..]),
+            (LateChanges::Begun, &[Standing::Settled]),
+            (LateChanges::All, &[Standing::Settled, Standing::Returned]),
+        ] {
+            let habits = Habits { lists_late_changes, ..HABITS };
+            for standing in Standing::ALL {
+                let looks = (
+                    first_look(Some(standing), habits, NOW).is_some(),
+                    next_look(Some(standing), NOW, habits, After::Nothing(NOW), NOW, EVEN).is_some(),
+                );
+                let is_asked = !left.contains(&standing);
+                assert_eq!(looks, (is_asked, is_asked), "{standing:?} {lists_late_changes:?}");
+            }
+        }
     }
 
     #[test]

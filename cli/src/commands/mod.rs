@@ -4,6 +4,7 @@ pub mod audit;
 pub mod completeness;
 pub mod config;
 pub mod demo;
+mod door;
 pub mod endpoints;
 pub mod explain;
 pub mod psps;
@@ -11,6 +12,7 @@ pub mod reading;
 pub mod replay;
 pub mod send;
 pub mod serve;
+pub mod sweep;
 pub mod unsettled;
 pub mod verify;
 

@@ -56,6 +56,7 @@ fn line(psp: &dyn Psp) -> serde_json::Value {
         "can_be_asked": {
             "payment_status": profile.can.payment_status,
             "event_list": profile.can.event_list,
+            "event_list_reaches_s": profile.list.and_then(|list| list.reach).map(|reach| reach.as_secs()),
             "endpoint_list": profile.can.endpoint_list,
         },
         "published_networks": profile.sources,
@@ -72,7 +73,9 @@ fn row(psp: &dyn Psp, between: &str) -> [String; 7] {
         let _ = write!(status, " {}", acknowledgement.body);
     }
     let can = profile.can;
-    let questions = [(can.payment_status, "payments"), (can.event_list, "events"), (can.endpoint_list, "endpoints")];
+    let reach = profile.list.and_then(|list| list.reach);
+    let events = reach.map_or_else(|| "events".to_owned(), |reach| format!("events of {}", words(reach)));
+    let questions = [(can.payment_status, "payments"), (can.event_list, &*events), (can.endpoint_list, "endpoints")];
     let questions: Vec<&str> = questions.into_iter().filter(|(can, _)| *can).map(|(_, question)| question).collect();
     [
         psp.id().to_owned(),

@@ -1,21 +1,16 @@
 //! `paybell replay`: kept webhooks translated again, by the running worker.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use paybell_shared::config::Config;
-use paybell_shared::secret::SecretSource;
 use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::config::effective_path;
-use super::send::reachable;
-use crate::api::{Api, ApiError};
+use super::door::Door;
+use crate::api::ApiError;
 use crate::output::{self, Exit, Failure, Outcome};
-use crate::simulator::http_client;
 
 /// Webhooks of one page, and so of one transaction, at the most.
 const PAGE_MAX: u32 = 100;
@@ -66,15 +61,8 @@ pub struct Args {
     /// Webhooks a second, at the most.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
-    /// The configuration to take address and token from; default: `PAYBELL_CONFIG`, else paybell-data/paybell.toml.
-    #[arg(long, value_name = "FILE", env = "PAYBELL_CONFIG")]
-    config: Option<PathBuf>,
-    /// Where the internal API is; default: what the configuration says.
-    #[arg(long, value_name = "URL")]
-    api: Option<String>,
-    /// The internal API's token: `env:NAME`, `file:PATH`, or the token itself; default: the configuration's.
-    #[arg(long, value_name = "T")]
-    token: Option<String>,
+    #[command(flatten)]
+    door: Door,
     /// Print JSON: a line for each item, and a last one with the totals.
     #[arg(long)]
     json: bool,
@@ -103,7 +91,7 @@ fn event(text: &str) -> Result<Event, String> {
 /// # Errors
 /// What is missing, or that nobody answers.
 pub async fn run(args: Args) -> Outcome {
-    let api = api(&args).map_err(Failure::usage)?;
+    let api = args.door.open().map_err(Failure::usage)?;
     let mut sheet = Sheet::new(&args);
     let mut cursor: Option<String> = None;
     loop {
@@ -119,22 +107,6 @@ pub async fn run(args: Args) -> Outcome {
         sleep_until(started + Duration::from_secs(looked_at) / args.rate).await;
     }
     Ok(sheet.finish())
-}
-
-fn api(args: &Args) -> anyhow::Result<Api> {
-    let config = effective_path(args.config.clone()).map(|path| Config::load(Some(&path))).transpose()?;
-    let url = match (&args.api, &config) {
-        (Some(url), _) => url.clone(),
-        (None, Some(config)) => format!("http://{}", reachable(config.api.listen)),
-        (None, None) => bail!("where is the internal API? name --config or --api"),
-    };
-    let token = match (&args.token, config.as_ref().and_then(|config| config.api.tokens.first())) {
-        (Some(text), _) => SecretSource::parse(text).read("--token")?,
-        (None, Some(token)) => token.secret.clone(),
-        (None, None) => bail!("the internal API needs a token: name --config or --token"),
-    };
-    let http = http_client().context("no HTTP client can be made")?;
-    Ok(Api::new(http, &url, token.expose()))
 }
 
 fn request(args: &Args, cursor: Option<&str>) -> Value {

@@ -49,18 +49,22 @@ async fn found_by_ids(State(account): State<Account>, Path(merchant): Path<Strin
     xml(&format!("<credit-card-transactions type=\"collection\">{page}</credit-card-transactions>"))
 }
 
-/// The ids of transactions to which something happened since `min`.
+/// The ids of transactions to which something happened between `min` and `max`.
 async fn ids_found(State(account): State<Account>, Path(merchant): Path<String>, search: String) -> Response {
     let criterion = search.strip_prefix("<search><").and_then(|rest| rest.split_once('>'));
-    let min = search.split("<min type=\"datetime\">").nth(1).and_then(|rest| rest.split("</min>").next());
-    let min = min.and_then(|min| Timestamp::parse_rfc3339(min).ok());
-    let (Some((field, _)), Some(min)) = (criterion, min) else { return StatusCode::UNPROCESSABLE_ENTITY.into_response() };
+    let bound = |name: &str| {
+        let behind = search.split(&format!("<{name} type=\"datetime\">")).nth(1)?;
+        Timestamp::parse_rfc3339(behind.split('<').next()?).ok().map(Timestamp::seconds)
+    };
+    let (Some((field, _)), Some(min), Some(max)) = (criterion, bound("min"), bound("max")) else {
+        return StatusCode::UNPROCESSABLE_ENTITY.into_response();
+    };
     if account.settings.merchant_id.as_deref() != Some(&merchant) {
         return StatusCode::NOT_FOUND.into_response();
     }
     let mut ids = String::new();
     for found in all(&account.ledger()) {
-        if found.times.iter().any(|(name, at)| *name == field && *at >= min.seconds()) {
+        if found.times.iter().any(|(name, at)| *name == field && (min..=max).contains(at)) {
             element(&mut ids, "item", &found.id);
         }
     }

@@ -115,17 +115,18 @@ async fn disputes(State(account): State<Account>, RawQuery(query): RawQuery) -> 
 
 async fn webhooks_events(State(account): State<Account>, RawQuery(query): RawQuery) -> Response {
     let query = pairs(query.as_deref());
-    let since = match value(&query, "start_time").map(Timestamp::parse_rfc3339) {
-        None => Timestamp::from_seconds(0),
-        Some(Ok(since)) => since,
-        Some(Err(_)) => return error(StatusCode::BAD_REQUEST, "INVALID_REQUEST"),
+    let bound =
+        |name: &str, default: i64| value(&query, name).map_or(Ok(Timestamp::from_seconds(default)), Timestamp::parse_rfc3339);
+    let (Ok(since), Ok(until)) = (bound("start_time", 0), bound("end_time", 253_402_300_799)) else {
+        return error(StatusCode::BAD_REQUEST, "INVALID_REQUEST");
     };
     let size = value(&query, "page_size").map_or(Some(PAGE_DEFAULT), |text| text.parse().ok());
     let Some(size) = size.filter(|size| (1..=PAGE_MAX).contains(size)) else {
         return error(StatusCode::BAD_REQUEST, "INVALID_REQUEST");
     };
     let ledger = account.ledger();
-    let mut wanted: Vec<&Event> = ledger.events().iter().filter(|event| event.created >= since.seconds()).collect();
+    let is_within = |event: &&Event| (since.seconds()..=until.seconds()).contains(&event.created);
+    let mut wanted: Vec<&Event> = ledger.events().iter().filter(is_within).collect();
     wanted.reverse();
     wanted.sort_by_key(|event| std::cmp::Reverse(event.created));
     if let Some(start) = value(&query, "start_id") {
@@ -133,7 +134,7 @@ async fn webhooks_events(State(account): State<Account>, RawQuery(query): RawQue
     }
     let next = wanted.get(size).map(|event| {
         let href = format!(
-            "https://api.sandbox.paypal.com/v1/notifications/webhooks-events?start_time={since}&start_id={}&page_size={size}",
+            "https://api.sandbox.paypal.com/v1/notifications/webhooks-events?start_time={since}&end_time={until}&start_id={}&page_size={size}",
             event.id
         );
         json!({ "href": href, "rel": "next", "method": "GET" })

@@ -120,12 +120,16 @@ fn invalid(detail: &str) -> Response {
 /// One page, by the time of the last change, oldest first, beginning behind `cursor`. What is empty is left out.
 fn list(name: &str, mut objects: Vec<(i64, Value)>, query: &[(String, String)]) -> Response {
     let since = value(query, "updated_at_begin_time").map(Timestamp::parse_rfc3339);
+    let until = value(query, "updated_at_end_time").map(Timestamp::parse_rfc3339);
     let limit = value(query, "limit").map_or(Ok(PAGE), str::parse::<usize>);
     let from = value(query, "cursor").map_or(Ok(0), |cursor| cursor.trim_start_matches("after+").parse::<usize>());
-    let (Ok(since), Ok(limit @ 1..=PAGE), Ok(from)) = (since.transpose(), limit, from) else {
+    let (Ok(since), Ok(until), Ok(limit @ 1..=PAGE), Ok(from)) = (since.transpose(), until.transpose(), limit, from) else {
         return http::json(StatusCode::BAD_REQUEST, &errors("INVALID_REQUEST_ERROR", "INVALID_VALUE", "A parameter is invalid."));
     };
-    objects.retain(|(changed, _)| since.is_none_or(|since| *changed >= since.seconds()));
+    let at = |changed: i64| Timestamp::from_seconds(changed);
+    objects.retain(|(changed, _)| {
+        since.is_none_or(|since| at(*changed) >= since) && until.is_none_or(|until| at(*changed) <= until)
+    });
     objects.sort_by_key(|(changed, _)| *changed);
     let more = objects.len() > from.saturating_add(limit);
     let page: Vec<Value> = objects.into_iter().skip(from).take(limit).map(|(_, object)| object).collect();

@@ -62,8 +62,8 @@ use zeroize::Zeroizing;
 use super::json::{self, Node, Problem};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Acknowledgement, AskError, Capture, Endpoint, EndpointList, Keys, Profile, Proof, Psp, ReadError,
-    Rejection, Scheme, SettingError, TranslateError, Verified, WantedEndpoint, WebhookRequest, answer, ask, signature,
+    Abilities, Account, Acknowledgement, AskError, Capture, Endpoint, EndpointList, Keys, LateChanges, Profile, Proof, Psp,
+    ReadError, Rejection, Scheme, SettingError, TranslateError, Verified, WantedEndpoint, WebhookRequest, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -137,7 +137,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed(STANDARD), Scheme::signed(PLATFORM)],
-    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: true },
+    can: Abilities { payment_status: false, event_list: false, late_changes: LateChanges::Unlisted, endpoint_list: true },
+    list: None,
     // https://docs.adyen.com/ip-ranges.json as of 2026-08-01; the name out.adyen.com holds fewer, and changes.
     sources: &[
         "62.146.248.0/21",

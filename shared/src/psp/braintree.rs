@@ -34,7 +34,7 @@
 //!
 //! **API** (as the SDKs speak it): XML, `Basic <public key>:<private key>`, with the path of the merchant (`merchant_id`);
 //! `api_key` is the private key that belongs to `public_key`. The sweep searches transactions by the times at which they were
-//! made, settled, voided, lapsed or disputed.
+//! made, settled, voided, lapsed or disputed; that a dispute is decided, or a refund fails, has no such time.
 //!
 //! **Uncertain**: the time-out (30 s, second hand) and the retries (hourly for 24 h, second hand).
 
@@ -53,8 +53,8 @@ use super::signature::{self, SIGNATURES_MAX};
 use super::telling::{self, Telling};
 use super::xml::{self, Element};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
-    TranslateError, Unread, Verified, WebhookRequest, answer, ask,
+    Abilities, Account, Answer, AskError, Asked, Keys, LateChanges, Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme,
+    SettingError, TranslateError, Unread, Verified, WebhookRequest, Window, answer, ask,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -82,8 +82,10 @@ const ID_BYTES_MAX: usize = 100;
 const PAGE: usize = 50;
 /// Refunds and partial settlements of one transaction that are looked at: as many pages as a look may have.
 const RELATED_MAX: usize = 400;
-/// Transactions that one step of the sweep may find; of more, a shorter time must be asked for.
-const SWEPT_MAX: usize = 10_000;
+/// Transactions that one search of the sweep may find: Braintree's searches find no more than 50,000, and leave out the rest.
+const SWEPT_MAX: usize = 50_000;
+/// Of these, so many are kept in mind; then it is searched again for those behind them.
+const CARRIED_MAX: usize = 250;
 /// The times by which the sweep searches. No search knows when a transaction was last changed.
 const SWEPT_BY: [&str; 5] = ["created_at", "settled_at", "voided_at", "authorization_expired_at", "dispute_date"];
 
@@ -97,7 +99,9 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("braintree-form")],
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::Begun, endpoint_list: false },
+    // A search finds a limited number of transactions.
+    list: Some(Listing { slice: Some(Duration::from_hours(1)), ..Listing::USUAL }),
     sources: &[],
 };
 
@@ -207,25 +211,35 @@ impl Psp for Braintree {
     }
 
     /// Transactions found by each of [`SWEPT_BY`] in turn: first their ids, then themselves, page by page.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
         match SweepStep::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))? {
-            SweepStep { by, ids: None } => {
-                let since = Timestamp::from_seconds(since.seconds().max(0));
-                let name = SWEPT_BY[by];
-                let criterion = format!("<{name}><min type=\"datetime\">{since}</min></{name}>");
+            SweepStep { by, place: Search::Begin | Search::Behind(_) } => {
+                let Window { since, until } = window.in_seconds();
+                let time = format!("<min type=\"datetime\">{since}</min><max type=\"datetime\">{until}</max>");
+                let criterion = format!("<{0}>{time}</{0}>", SWEPT_BY[by]);
                 ask(account, "/transactions/advanced_search_ids", Some(format!("<search>{criterion}</search>")))
             }
-            SweepStep { ids: Some(ids), .. } => search_by_ids(account, &ids),
+            SweepStep { place: Search::Found { ids, .. }, .. } => search_by_ids(account, &ids),
         }
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        _window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
         let step = SweepStep::of(asked.cursor).ok_or_else(|| ReadError::Unintelligible("an unknown cursor".to_owned()))?;
         let document = xml::read(answer::body(response, Some(asked.at))?)?;
         let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at), about: SWEPT_BY[step.by] };
-        match step.ids {
-            None => found_ids(&Element::root(&document, "search_results")?, step.by),
-            Some(ids) => look.swept(&Element::root(&document, "credit_card_transactions")?, step.by, &ids),
+        match &step.place {
+            Search::Begin => step.found(&Element::root(&document, "search_results")?, None),
+            Search::Behind(last) => step.found(&Element::root(&document, "search_results")?, Some(*last)),
+            Search::Found { ids, more } => {
+                let next = step.after(&ids[ids.len().min(PAGE)..], ids.last().filter(|_| *more).copied());
+                look.swept(&Element::root(&document, "credit_card_transactions")?, &ids[..ids.len().min(PAGE)], next)
+            }
         }
     }
 }
@@ -627,51 +641,73 @@ impl<'a> StatusStep<'a> {
     }
 }
 
-/// Where a sweep stands: which time it searches by, and which of the transactions found are yet to be fetched.
+/// Where a sweep stands: which time it searches by, and how far that has come.
 struct SweepStep<'a> {
     /// Index into [`SWEPT_BY`].
     by: usize,
-    ids: Option<Vec<&'a str>>,
+    place: Search<'a>,
+}
+
+/// A search answers with all ids at once, in no known order: they are sorted, and fetched [`CARRIED_MAX`] a search.
+enum Search<'a> {
+    Begin,
+    /// Those that are greater than this id.
+    Behind(&'a str),
+    /// These are to be fetched; `more`: there were others behind them.
+    Found {
+        ids: Vec<&'a str>,
+        more: bool,
+    },
 }
 
 impl<'a> SweepStep<'a> {
-    /// Reads a cursor: none, `<time>`, or `<time>:<id>,<id>…`.
+    /// Reads a cursor: none, `<time>`, `<time>>` and an id, `<time>:` or (with more behind) `<time>+` and ids.
     fn of(cursor: Option<&'a str>) -> Option<Self> {
-        let Some(cursor) = cursor else { return Some(Self { by: 0, ids: None }) };
-        let (name, ids) = cursor.split_once(':').map_or((cursor, None), |(name, ids)| (name, Some(ids)));
-        let by = SWEPT_BY.iter().position(|known| *known == name)?;
-        let ids = match ids {
-            Some(ids) => Some(ids_of(ids)?),
-            None => None,
+        let Some(cursor) = cursor else { return Some(Self { by: 0, place: Search::Begin }) };
+        let end = cursor.find([':', '+', '>']).unwrap_or(cursor.len());
+        let by = SWEPT_BY.iter().position(|known| *known == &cursor[..end])?;
+        let place = match (cursor.as_bytes().get(end), cursor.get(end + 1..)) {
+            (None, _) => Search::Begin,
+            (Some(b'>'), Some(id)) if is_id(id) => Search::Behind(id),
+            (Some(sign @ (b':' | b'+')), Some(ids)) => Search::Found { ids: ids_of(ids)?, more: *sign == b'+' },
+            _ => return None,
         };
-        Some(Self { by, ids })
+        Some(Self { by, place })
     }
 
-    /// The cursor to go on with: the rest of these, else the next search.
-    fn after(by: usize, rest: &[&str]) -> Option<String> {
-        if rest.is_empty() {
-            return SWEPT_BY.get(by + 1).map(|name| (*name).to_owned());
+    /// The cursor to go on with: these, then those behind the last of them, else the next search.
+    fn after(&self, ids: &[&str], behind: Option<&str>) -> Option<String> {
+        let name = SWEPT_BY[self.by];
+        match (ids, behind) {
+            ([], None) => SWEPT_BY.get(self.by + 1).map(|name| (*name).to_owned()),
+            ([], Some(last)) => Some(format!("{name}>{last}")),
+            (ids, None) => Some(format!("{name}:{}", ids.join(","))),
+            (ids, Some(_)) => Some(format!("{name}+{}", ids.join(","))),
         }
-        Some(format!("{}:{}", SWEPT_BY[by], rest.join(",")))
+    }
+
+    /// The answer to a search.
+    fn found(&self, results: &Element<'_>, behind: Option<&str>) -> Result<Answer, ReadError> {
+        let items = results.items("ids")?;
+        if items.len() >= SWEPT_MAX {
+            return Err(results.problem("as many transactions as a search finds: it may have left some out").into());
+        }
+        let mut ids = Vec::with_capacity(items.len());
+        for item in &items {
+            ids.push(Some(item.text()?).filter(|id| is_id(id)).ok_or_else(|| item.problem("not an id"))?);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        ids.retain(|id| behind.is_none_or(|behind| *id > behind));
+        let carried = &ids[..ids.len().min(CARRIED_MAX)];
+        let next = self.after(carried, carried.last().filter(|_| carried.len() < ids.len()).copied());
+        Ok(Answer { events: Vec::new(), unread: Vec::new(), next })
     }
 }
 
 /// One or more ids.
 fn ids_of(text: &str) -> Option<Vec<&str>> {
     text.split(',').map(|id| Some(id).filter(|id| is_id(id))).collect()
-}
-
-/// The answer to a search: as many ids as there are, without pages.
-fn found_ids(results: &Element<'_>, by: usize) -> Result<Answer, ReadError> {
-    let items = results.items("ids")?;
-    if items.len() > SWEPT_MAX {
-        return Err(results.problem("more transactions than a sweep takes").into());
-    }
-    let mut ids = Vec::with_capacity(items.len());
-    for item in &items {
-        ids.push(Some(item.text()?).filter(|id| is_id(id)).ok_or_else(|| item.problem("not an id"))?);
-    }
-    Ok(Answer { events: Vec::new(), unread: Vec::new(), next: SweepStep::after(by, &ids) })
 }
 
 /// One answer to one question.
@@ -721,18 +757,20 @@ impl Look<'_> {
         Ok(Answer { events, unread: Vec::new(), next })
     }
 
-    fn swept(&self, page: &Element<'_>, by: usize, ids: &[&str]) -> Result<Answer, ReadError> {
-        let next = SweepStep::after(by, &ids[ids.len().min(PAGE)..]);
+    /// Transactions that were found by their ids: all of them, or the page is cut off.
+    fn swept(&self, page: &Element<'_>, ids: &[&str], next: Option<String>) -> Result<Answer, ReadError> {
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next };
+        let mut missing: Vec<&str> = ids.to_vec();
         for transaction in page.children("transaction") {
             let transaction_id = id(&transaction, "id")?;
+            missing.retain(|id| *id != transaction_id);
             match self.facts(&transaction) {
                 Ok(events) => found.events.extend(events),
-                Err(problem) => {
-                    let event_id = format!("{}{transaction_id}:{}", crate::event::ANSWER_PREFIX, self.asked.look_id);
-                    found.unread.push(Unread { event_id, error: problem.into() });
-                }
+                Err(problem) => found.unread.push(Unread { event_id: transaction_id.to_owned(), error: problem.into() }),
             }
+        }
+        if !missing.is_empty() {
+            return Err(page.problem("a page that is cut off: transactions that were found are missing").into());
         }
         Ok(found)
     }
@@ -804,7 +842,7 @@ pub(super) mod tests {
     use http::HeaderMap;
     use proptest::prelude::*;
 
-    use super::super::tests::{NOW_S, Specimen, envelope};
+    use super::super::tests::{self, NOW_S, Specimen, envelope};
     use super::*;
     use crate::event::EventKey;
 
@@ -1063,7 +1101,7 @@ pub(super) mod tests {
             let answer = Response::new(Bytes::from(altered));
             for cursor in [None, Some("related:a"), Some("created_at"), Some("created_at:a,b")] {
                 let _ = Braintree.read_status(&asked(cursor), &answer, &account());
-                let _ = Braintree.read_events(&asked(cursor), &answer, &account());
+                let _ = Braintree.read_events(tests::WHOLE, &asked(cursor), &answer, &account());
             }
         }
     }
@@ -1175,10 +1213,12 @@ pub(super) mod tests {
         assert_eq!(&request.body()[..], b"<search><ids type=\"array\"><item>r1</item><item>r2</item></ids></search>");
         account.api.url = Some("http://127.0.0.1:4242".to_owned());
         let since = Timestamp::from_millis(1_789_999_999_999);
-        let request = Braintree.events_request(since, Some("settled_at"), &account).unwrap();
+        let request = Braintree.events_request(tests::since(since), Some("settled_at"), &account).unwrap();
         assert_eq!(request.uri(), "http://127.0.0.1:4242/merchants/merchant_1/transactions/advanced_search_ids");
-        let search = "<search><settled_at><min type=\"datetime\">2026-09-21T14:13:19Z</min></settled_at></search>";
-        assert_eq!(&request.body()[..], search.as_bytes());
+        let time = "<min type=\"datetime\">2026-09-21T14:13:19Z</min><max type=\"datetime\">2026-09-21T14:13:20Z</max>";
+        assert_eq!(&request.body()[..], format!("<search><settled_at>{time}</settled_at></search>").as_bytes());
+        let again = Braintree.events_request(tests::since(since), Some("settled_at>bt1"), &account).unwrap();
+        assert_eq!(again.body(), request.body());
 
         account.api.merchant_id = None;
         assert_eq!(Braintree.status_request("bt1", None, &account).unwrap_err(), AskError::Missing("merchant_id"));
@@ -1196,8 +1236,17 @@ pub(super) mod tests {
         for cursor in ["", "related", "related:", "related:a,", "related:a,<b>", "refunds:a"] {
             assert!(Braintree.status_request("bt1", Some(cursor), &account).is_err(), "{cursor}");
         }
-        for cursor in ["", "updated_at", "created_at:", "created_at:a,,b", "created_at:<x/>"] {
-            assert!(Braintree.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        for cursor in [
+            "",
+            "updated_at",
+            "created_at:",
+            "created_at:a,,b",
+            "created_at:<x/>",
+            "created_at>",
+            "created_at>a,b",
+            "created_at+",
+        ] {
+            assert!(Braintree.events_request(tests::WHOLE, Some(cursor), &account).is_err(), "{cursor}");
         }
     }
 
@@ -1331,8 +1380,9 @@ pub(super) mod tests {
 
     #[test]
     fn the_sweep_goes_through_every_time_and_every_page() {
-        let read =
-            |cursor: Option<&str>, body: &str| Braintree.read_events(&asked(cursor), &response(body.as_bytes()), &account());
+        let read = |cursor: Option<&str>, body: &str| {
+            Braintree.read_events(tests::WHOLE, &asked(cursor), &response(body.as_bytes()), &account())
+        };
         let found = |ids: &[&str]| {
             let items: String = ids.iter().fold(String::new(), |items, id| format!("{items}<item>{id}</item>"));
             format!(
@@ -1348,7 +1398,7 @@ pub(super) mod tests {
         let expected: Vec<_> = SWEPT_BY.iter().enumerate().map(|(at, name)| (at > 0).then(|| (*name).to_owned())).collect();
         assert_eq!(asked_for, expected);
 
-        assert_eq!(read(None, &found(&["a", "bt1"])).unwrap().next.as_deref(), Some("created_at:a,bt1"));
+        assert_eq!(read(None, &found(&["bt1", "a"])).unwrap().next.as_deref(), Some("created_at:a,bt1"));
         let broken = transaction("settled", "").replace("bt1", "a").replace("49.99", "odd");
         let page = format!("<credit-card-transactions>{broken}{}</credit-card-transactions>", transaction("settled", ""));
         let answer = read(Some("created_at:a,bt1"), &page).unwrap();
@@ -1356,7 +1406,38 @@ pub(super) mod tests {
         assert_eq!(answer.events.iter().map(|event| &*event.key.event_id).collect::<Vec<_>>(), ["poll:bt1:created_at:look-7"]);
         assert_eq!(answer.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
         assert_eq!(read(Some("dispute_date:bt1"), &page).unwrap().next, None);
+        assert!(read(Some("created_at:a,bt1,bt2"), &page).is_err(), "one is missing");
         assert!(read(None, &found(&["a b"])).is_err());
-        assert!(read(None, &found(&vec!["a"; SWEPT_MAX + 1])).is_err());
+        assert!(read(None, &found(&vec!["a"; SWEPT_MAX])).is_err(), "there may be more");
+    }
+
+    /// However many a search finds, the cursor stays short, and each is fetched once.
+    #[test]
+    fn a_search_that_finds_many_is_repeated_behind_the_last() {
+        let all: Vec<String> = (0..CARRIED_MAX * 2 + 7).map(|number| format!("t{number:04}")).collect();
+        let items = all.iter().rev().fold(String::new(), |items, id| format!("{items}<item>{id}</item>"));
+        let results = format!("<search-results><ids type=\"array\">{items}</ids></search-results>");
+        let (mut cursor, mut fetched, mut searches) = (None::<String>, Vec::new(), 0);
+        loop {
+            let is_search = cursor.as_ref().is_none_or(|cursor| !cursor.contains([':', '+']));
+            let body = if is_search {
+                searches += 1;
+                results.clone()
+            } else {
+                let (_, ids) = cursor.as_ref().unwrap().split_once([':', '+']).unwrap();
+                let page: Vec<&str> = ids.split(',').take(PAGE).collect();
+                fetched.extend(page.iter().map(|id| (*id).to_owned()));
+                let found = page.iter().map(|id| transaction("settled", "").replace("bt1", id)).collect::<String>();
+                format!("<credit-card-transactions>{found}</credit-card-transactions>")
+            };
+            let answer = Braintree.read_events(tests::WHOLE, &asked(cursor.as_deref()), &response(body.as_bytes()), &account());
+            cursor = answer.unwrap().next;
+            let text = cursor.as_deref().unwrap();
+            assert!(text.len() < CARRIED_MAX * 10, "{} bytes", text.len());
+            if text == "settled_at" {
+                break;
+            }
+        }
+        assert_eq!((fetched, searches), (all, 3));
     }
 }

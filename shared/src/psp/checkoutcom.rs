@@ -27,7 +27,9 @@
 //!
 //! **Asking.** `api_url` is for accounts with a host of their own (`https://{prefix}.api.checkout.com`); without it, the mode
 //! says which host. Payments are listed by a search, newest first \[uncertain\], for which the key needs the scope
-//! `payments:search`; a page in another order is refused rather than followed. How a webhook is retried is \[uncertain\], too:
+//! `payments:search`; a page in another order is refused rather than followed. They stand there by when they were requested,
+//! disputes by when they were received: refunds of old payments show in neither, nor what becomes of a dispute. Both lists are
+//! read until nothing is left, since a short page need not be the last. How a webhook is retried is \[uncertain\], too:
 //! the profile has what is generally known.
 
 mod endpoint;
@@ -44,15 +46,14 @@ use subtle::ConstantTimeEq as _;
 use super::json::{self, Node, Problem};
 use super::telling::Telling;
 use super::{
-    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
-    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
-    ask, signature, telling,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, LateChanges,
+    Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint,
+    WebhookRequest, Window, answer, ask, signature, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
 use crate::event::{
-    ANSWER_PREFIX, CaptureState, DisputeState, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, RefundState,
-    Source,
+    CaptureState, DisputeState, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, RefundState, Source,
 };
 use crate::money::{Currency, Money};
 
@@ -82,7 +83,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("checkoutcom-hex")],
-    can: Abilities { payment_status: true, event_list: true, late_changes: false, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::Unlisted, endpoint_list: true },
+    list: Some(Listing::USUAL),
     // Published as checkout.com/docs/public/files/ip-lists/webhooks-live.txt; which they are is not known here.
     sources: &[],
 };
@@ -189,27 +191,32 @@ impl Psp for Checkoutcom {
     }
 
     /// Payments by when they were requested, then disputes.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        let Window { since, until: end } = window.in_seconds();
         match ListStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))? {
             ListStep::Payments { until } => {
-                let until = until.map(|until| format!(r#","to":"{until}""#)).unwrap_or_default();
-                let body = format!(r#"{{"query":"","limit":{PAGE},"from":"{since}"{until}}}"#);
+                let until = until.unwrap_or(end);
+                let body = format!(r#"{{"query":"","limit":{PAGE},"from":"{since}","to":"{until}"}}"#);
                 let request = begin(account, "/payments/search")?.method(Method::POST).header(CONTENT_TYPE, "application/json");
                 request.body(body.into()).map_err(|_| AskError::Missing("api_url"))
             }
-            ListStep::Disputes { skip, until } => {
-                get(account, &format!("/disputes?from={since}&to={until}&limit={PAGE}&skip={skip}"))
-            }
+            ListStep::Disputes { skip } => get(account, &format!("/disputes?from={since}&to={end}&limit={PAGE}&skip={skip}")),
         }
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        _window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
         let step = ListStep::of(asked.cursor).ok_or_else(unknown_cursor)?;
         let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at) };
         let value = read_answer(response, asked, true)?;
         match step {
             ListStep::Payments { until } => look.found_payments(&Node::root(&value), until),
-            ListStep::Disputes { skip, until } => look.listed_disputes(&Node::root(&value), skip, until),
+            ListStep::Disputes { skip } => look.listed_disputes(&Node::root(&value), skip),
         }
     }
 
@@ -494,22 +501,24 @@ impl StatusStep {
     }
 }
 
-/// Where a sweep stands. `until` keeps what is made meanwhile from moving the pages.
+/// Where a sweep stands.
 enum ListStep {
-    Payments { until: Option<Timestamp> },
-    Disputes { skip: usize, until: Timestamp },
+    /// `until`: what was requested later was read.
+    Payments {
+        until: Option<Timestamp>,
+    },
+    Disputes {
+        skip: usize,
+    },
 }
 
 impl ListStep {
-    /// Reads a cursor: none, `payments:<until>`, `disputes:<skip>:<until>`; times in Unix seconds.
+    /// Reads a cursor: none, `payments:<until, in Unix seconds>`, `disputes:<skip>`.
     fn of(cursor: Option<&str>) -> Option<Self> {
         let Some(cursor) = cursor else { return Some(Self::Payments { until: None }) };
         match cursor.split_once(':')? {
             (PAYMENTS, until) => Some(Self::Payments { until: Some(until_of(until)?) }),
-            (DISPUTES, rest) => {
-                let (skip, until) = rest.split_once(':')?;
-                Some(Self::Disputes { skip: skip_of(skip)?, until: until_of(until)? })
-            }
+            (DISPUTES, skip) => Some(Self::Disputes { skip: skip_of(skip)? }),
             _ => None,
         }
     }
@@ -584,37 +593,42 @@ impl Look<'_> {
         Ok(Answer { events, unread: Vec::new(), next })
     }
 
-    /// Of a full page those of its last second are left to the next page, which begins with that second: so none is told twice,
-    /// and none is lost.
+    /// Those of the page's last second are left to the next page, which begins with that second: so none is told twice, and none
+    /// is lost. A page of one second is the last one, unless it is full: then nobody knows how many more that second has. So is
+    /// one that is in another order, which cannot be followed.
     fn found_payments(&self, answer: &Node<'_>, until: Option<Timestamp>) -> Result<Answer, ReadError> {
         let payments = items(answer)?;
         let times = payments.iter().map(|payment| telling::time(payment, "requested_on")).collect::<Result<Vec<_>, _>>()?;
-        if !times.is_sorted_by(|earlier, later| earlier >= later) && payments.len() == PAGE {
+        let is_ordered = times.is_sorted_by(|newer, older| newer >= older);
+        if !is_ordered && payments.len() == PAGE {
             return Err(answer.problem("a page that is not newest first").into());
         }
-        let oldest = times.last().filter(|_| payments.len() == PAGE);
-        let from = oldest.map(|oldest| Timestamp::from_seconds(oldest.seconds().saturating_add(1)));
-        let is_told = |at: Timestamp| until.is_none_or(|until| at < until) && from.is_none_or(|from| at >= from);
-        if from.is_some() && !times.iter().any(|at| is_told(*at)) {
+        let behind = |at: Timestamp| Timestamp::from_seconds(at.seconds().saturating_add(1));
+        let was_told = |at: Timestamp| until.is_some_and(|until| at >= until);
+        let oldest = times.last().filter(|_| is_ordered).map(|oldest| behind(*oldest));
+        // Otherwise all that is not told yet is of the last second.
+        let from = oldest.filter(|from| times.iter().any(|at| !was_told(*at) && at >= from));
+        let is_told = |at: Timestamp| !was_told(at) && from.is_none_or(|from| at >= from);
+        if from.is_none() && payments.len() == PAGE {
             return Err(answer.problem("a page that leads nowhere").into());
         }
         let next = match from {
             Some(from) => format!("{PAYMENTS}:{}", from.seconds()),
-            None => format!("{DISPUTES}:0:{}", self.at.seconds().max(0)),
+            None => format!("{DISPUTES}:0"),
         };
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: Some(next) };
         for (payment, _) in payments.iter().zip(&times).filter(|(_, at)| is_told(**at)) {
             match self.payment(payment) {
-                Ok(events) => found.events.extend(events),
+                Ok(events) => found.events.extend(events.into_iter().filter(|event| !telling::is_no_refund(event))),
                 Err(problem) => found.unread.push(unread(payment, problem)?),
             }
         }
         Ok(found)
     }
 
-    fn listed_disputes(&self, answer: &Node<'_>, skip: usize, until: Timestamp) -> Result<Answer, ReadError> {
+    fn listed_disputes(&self, answer: &Node<'_>, skip: usize) -> Result<Answer, ReadError> {
         let disputes = items(answer)?;
-        let next = (disputes.len() == PAGE).then(|| format!("{DISPUTES}:{}:{}", skip + PAGE, until.seconds()));
+        let next = (!disputes.is_empty()).then(|| format!("{DISPUTES}:{}", skip + disputes.len()));
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next };
         for dispute in &disputes {
             match self.dispute(dispute) {
@@ -656,9 +670,8 @@ impl Look<'_> {
     }
 }
 
-/// Without the look in its key: what is listed again and again is recorded once.
 fn unread(item: &Node<'_>, problem: Problem) -> Result<Unread, Problem> {
-    Ok(Unread { event_id: format!("{ANSWER_PREFIX}{}", id(item, "id")?), error: problem.into() })
+    Ok(Unread { event_id: id(item, "id")?.to_owned(), error: problem.into() })
 }
 
 /// The items of a list, as many as were asked for at most.
@@ -828,7 +841,7 @@ pub(super) mod tests {
         assert_eq!(status(Some("disputes:100")), "https://api.sandbox.checkout.com/disputes?payment_id=pay_1&limit=100&skip=100");
         let since = Timestamp::from_seconds(1_789_999_999);
         let search = |cursor| {
-            let request = Checkoutcom.events_request(since, cursor, &account).unwrap();
+            let request = Checkoutcom.events_request(tests::since(since), cursor, &account).unwrap();
             assert_eq!(
                 (request.method(), request.headers()["content-type"].as_bytes()),
                 (&Method::POST, &b"application/json"[..])
@@ -836,12 +849,10 @@ pub(super) mod tests {
             assert_eq!(request.uri(), "https://api.sandbox.checkout.com/payments/search");
             serde_json::from_slice::<serde_json::Value>(request.body()).unwrap()
         };
-        assert_eq!(search(None), json!({"query": "", "limit": 100, "from": "2026-09-21T14:13:19Z"}));
-        assert_eq!(
-            search(Some("payments:1790000000")),
-            json!({"query": "", "limit": 100, "from": "2026-09-21T14:13:19Z", "to": "2026-09-21T14:13:20Z"})
-        );
-        let disputes = Checkoutcom.events_request(since, Some("disputes:0:1790000000"), &account).unwrap();
+        let expected = |to: &str| json!({"query": "", "limit": 100, "from": "2026-09-21T14:13:19Z", "to": to});
+        assert_eq!(search(None), expected("2026-09-21T14:13:20Z"));
+        assert_eq!(search(Some("payments:1789999999")), expected("2026-09-21T14:13:19Z"));
+        let disputes = Checkoutcom.events_request(tests::since(since), Some("disputes:0"), &account).unwrap();
         assert_eq!(
             disputes.uri(),
             "https://api.sandbox.checkout.com/disputes?from=2026-09-21T14:13:19Z&to=2026-09-21T14:13:20Z&limit=100&skip=0"
@@ -855,7 +866,7 @@ pub(super) mod tests {
         assert_eq!(request.uri(), "https://abc.api.checkout.com/workflows/wf_1");
         account.api.key = None;
         assert_eq!(Checkoutcom.status_request("pay_1", None, &account).unwrap_err(), AskError::Missing("api_key"));
-        assert_eq!(Checkoutcom.events_request(since, None, &account).unwrap_err(), AskError::Missing("api_key"));
+        assert_eq!(Checkoutcom.events_request(tests::since(since), None, &account).unwrap_err(), AskError::Missing("api_key"));
     }
 
     #[test]
@@ -868,8 +879,8 @@ pub(super) mod tests {
         for cursor in ["", "actions", "actions:", "actions:EURO", "disputes:", "disputes:x", "disputes:1:2", "payments:1"] {
             assert!(Checkoutcom.status_request("pay_1", Some(cursor), &account).is_err(), "{cursor}");
         }
-        for cursor in ["", "payments:", "payments:x", "payments:999999999999999", "disputes:0", "disputes:0:", "actions:EUR"] {
-            assert!(Checkoutcom.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        for cursor in ["", "payments:", "payments:x", "payments:999999999999999", "disputes:", "disputes:0:1", "actions:EUR"] {
+            assert!(Checkoutcom.events_request(tests::WHOLE, Some(cursor), &account).is_err(), "{cursor}");
         }
         for cursor in ["", "wf_1,", "wf_1,/x", "wf 1"] {
             assert!(Checkoutcom.endpoints_request(Some(cursor), &account).is_err(), "{cursor}");
@@ -891,7 +902,7 @@ pub(super) mod tests {
     }
 
     fn read_events(cursor: Option<&str>, body: &serde_json::Value) -> Result<Answer, ReadError> {
-        Checkoutcom.read_events(&asked(cursor), &response(200, body.to_string().as_bytes()), &account())
+        Checkoutcom.read_events(tests::WHOLE, &asked(cursor), &response(200, body.to_string().as_bytes()), &account())
     }
 
     fn keys(answer: &Answer) -> Vec<&str> {
@@ -979,7 +990,7 @@ pub(super) mod tests {
         let rest: Vec<_> = (92..103).map(|number| payment(number, seconds(number))).collect();
         let second = read_events(first.next.as_deref(), &json!({ "data": rest })).unwrap();
         assert_eq!(keys(&second).first(), Some(&"poll:pay_96:look-7"), "neither told twice nor lost");
-        assert_eq!((second.events.len(), second.next.as_deref()), (7, Some("disputes:0:1790000005")));
+        assert_eq!((second.events.len(), second.next.as_deref()), (7, Some("disputes:0")), "of one second, and so the last");
 
         let mut unsorted = page;
         unsorted.reverse();
@@ -987,18 +998,26 @@ pub(super) mod tests {
         let same: Vec<_> = (0..PAGE).map(|number| payment(number, 7)).collect();
         assert!(read_events(None, &json!({ "data": same })).is_err(), "a page that leads nowhere");
 
-        let recorded = serde_json::from_slice(include_bytes!("fixtures/checkoutcom/answers/payments.json")).unwrap();
+        let recorded: serde_json::Value =
+            serde_json::from_slice(include_bytes!("fixtures/checkoutcom/answers/payments.json")).unwrap();
         let listed = read_events(None, &recorded).unwrap();
-        assert_eq!(keys(&listed), ["poll:pay_waj3:look-7", "poll:pay_waji:look-7", "poll:pay_waji:total:look-7"]);
-        assert_eq!(listed.unread[0].event_id, "poll:pay_waj2");
+        assert_eq!(keys(&listed), ["poll:pay_waj3:look-7"]);
+        assert_eq!(listed.unread[0].event_id, "pay_waj2");
+        let rest = json!({ "data": [recorded["data"][2].clone()] });
+        let listed = read_events(listed.next.as_deref(), &rest).unwrap();
+        assert_eq!(keys(&listed), ["poll:pay_waji:look-7"]);
+        // What cannot be followed is told whole, and nothing behind it.
+        let odd = json!({ "data": [payment(1, 7), payment(2, 9)] });
+        assert_eq!(read_events(None, &odd).map(|answer| (answer.events.len(), answer.next)), Ok((2, Some("disputes:0".into()))));
     }
 
     #[test]
     fn disputes_are_followed_to_their_end() {
         let dispute = |number: usize| json!({"id": format!("dsp_{number}"), "payment_id": "pay_waji", "amount": 1, "currency": "EUR", "status": "evidence_required"});
         let page = |items: usize| json!({ "data": (0..items).map(dispute).collect::<Vec<_>>() });
-        assert_eq!(read_events(Some("disputes:100:7"), &page(PAGE)).unwrap().next.as_deref(), Some("disputes:200:7"));
-        assert_eq!(read_events(Some("disputes:100:7"), &page(3)).unwrap().next, None);
+        assert_eq!(read_events(Some("disputes:100"), &page(PAGE)).unwrap().next.as_deref(), Some("disputes:200"));
+        assert_eq!(read_events(Some("disputes:100"), &page(3)).unwrap().next.as_deref(), Some("disputes:103"));
+        assert_eq!(read_events(Some("disputes:103"), &page(0)).unwrap().next, None);
         let status = |items: usize| read_status(Some("disputes:0"), page(items).to_string().as_bytes()).unwrap().next;
         assert_eq!((status(PAGE).as_deref(), status(1)), (Some("disputes:100"), None));
         let none = Checkoutcom.read_status(&asked(Some("disputes:0")), &response(204, b""), &account()).unwrap();

@@ -26,7 +26,7 @@
 //! **Versions.** None; an event's `created_at`, an answer's `Date`.
 //!
 //! **The list of events** (`GET /events`) runs back from now and knows no time to begin at. It is followed to the first page that
-//! reaches further back than [`LOOK_BACK`] before it was asked for.
+//! reaches further back than what is asked for.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -39,8 +39,8 @@ use subtle::ConstantTimeEq as _;
 use super::json::{self, Node, Problem};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
-    TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature,
+    Abilities, Account, Answer, AskError, Asked, Keys, LateChanges, Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme,
+    SettingError, TranslateError, Unread, Verified, WebhookRequest, Window, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -56,8 +56,6 @@ const API: &str = "https://api.commerce.coinbase.com";
 const API_VERSION: &str = "2018-03-22";
 /// The largest page.
 const PAGE: usize = 100;
-/// How far back the list of events is followed: more than twice the time for which Coinbase sends a webhook again.
-const LOOK_BACK: Duration = Duration::from_hours(7 * 24);
 
 static PROFILE: Profile = Profile {
     name: "Coinbase Commerce",
@@ -71,7 +69,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("hex-body")],
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::All, endpoint_list: false },
+    list: Some(Listing { slice: None, is_log: true, ..Listing::USUAL }),
     sources: &[],
 };
 
@@ -140,8 +139,8 @@ impl Psp for CoinbaseCommerce {
         Ok(Answer { events: vec![told.answer(account, asked)], unread: Vec::new(), next: None })
     }
 
-    /// Newest first. The list cannot begin at a time: `since` bounds nothing.
-    fn events_request(&self, _since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+    /// Newest first. The list cannot be asked by time.
+    fn events_request(&self, _window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
         if let Some(cursor) = cursor.filter(|cursor| !is_id(cursor)) {
             return Err(AskError::MalformedId(cursor.to_owned()));
         }
@@ -149,11 +148,20 @@ impl Psp for CoinbaseCommerce {
         get(account, &format!("/events?order=desc&limit={PAGE}{after}"))
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
         let value = json::read(answer::body(response, Some(asked.at))?)?;
-        let page = Page::read(&Node::root(&value), asked)?;
+        let page = Page::read(&Node::root(&value), asked.cursor, window)?;
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: page.next };
         for (event, id) in page.items.iter().zip(page.ids) {
+            if telling::time(event, "created_at").is_ok_and(|at| at < window.in_seconds().since) {
+                continue;
+            }
             match translate_event(event, account, Source::Reconciliation) {
                 Ok(event) => found.events.push(event),
                 Err(TranslateError::Ignored(_)) => {}
@@ -323,21 +331,24 @@ struct Page<'a> {
 
 impl<'a> Page<'a> {
     /// Refuses a page that would lead nowhere: empty with more to come, or beginning before where it was asked to.
-    fn read(list: &Node<'a>, asked: &Asked<'_>) -> Result<Self, Problem> {
+    fn read(list: &Node<'a>, after: Option<&str>, window: Window) -> Result<Self, Problem> {
         let items = list.array("data")?;
         if items.len() > PAGE {
             return Err(list.problem("a page larger than was asked for"));
         }
         let ids = items.iter().map(|item| item.name("id")).collect::<Result<Vec<_>, _>>()?;
-        if asked.cursor.is_some_and(|after| ids.contains(&after)) {
+        if after.is_some_and(|after| ids.contains(&after)) {
             return Err(list.problem("a page that repeats its cursor"));
         }
         // The documentation calls the last page's empty.
         let more = list.object("pagination")?.text("next_uri").is_some_and(|uri| !uri.is_empty());
-        let (Some(oldest), Some(id)) = (items.last(), ids.last()) else {
+        let Some(id) = ids.last() else {
             return if more { Err(list.problem("an empty page with more to come")) } else { Ok(Self { items, ids, next: None }) };
         };
-        let far_enough = telling::time(oldest, "created_at")? < asked.at.minus(LOOK_BACK);
+        // In another order, an old one would not say that all behind it are older.
+        let times: Vec<Timestamp> = items.iter().filter_map(|item| telling::time(item, "created_at").ok()).collect();
+        let far_enough = times.last().is_some_and(|oldest| *oldest < window.in_seconds().since)
+            && times.is_sorted_by(|newer, older| newer >= older);
         if more && !is_id(id) {
             return Err(list.problem("an id that is no cursor"));
         }
@@ -512,12 +523,12 @@ pub(super) mod tests {
         );
         assert!(!format!("{request:?}").contains("sk_test_invented"), "the key shows in a log");
         account.api.url = Some("http://127.0.0.1:4242".to_owned());
-        let url = |cursor| CoinbaseCommerce.events_request(Timestamp::default(), cursor, &account).unwrap().uri().to_string();
+        let url = |cursor| CoinbaseCommerce.events_request(tests::WHOLE, cursor, &account).unwrap().uri().to_string();
         assert_eq!(url(None), "http://127.0.0.1:4242/events?order=desc&limit=100");
         assert_eq!(url(Some("event-9")), "http://127.0.0.1:4242/events?order=desc&limit=100&starting_after=event-9");
         for id in ["", "-", "a/b", "a?b", "a b", "a.b"] {
             assert_eq!(CoinbaseCommerce.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
-            assert!(CoinbaseCommerce.events_request(Timestamp::default(), Some(id), &account).is_err());
+            assert!(CoinbaseCommerce.events_request(tests::WHOLE, Some(id), &account).is_err());
         }
         assert!(CoinbaseCommerce.status_request(CHARGE, Some("x"), &account).is_err());
         account.api.key = None;
@@ -544,7 +555,7 @@ pub(super) mod tests {
         let charge = CoinbaseCommerce.read_status(&asked(None), &response(charge), &account()).unwrap();
         insta::assert_json_snapshot!("coinbase-commerce-answer-charge", charge.events);
         let events = include_bytes!("fixtures/coinbase-commerce/answers/events.json");
-        let events = CoinbaseCommerce.read_events(&asked(None), &response(events), &account()).unwrap();
+        let events = CoinbaseCommerce.read_events(tests::WHOLE, &asked(None), &response(events), &account()).unwrap();
         insta::assert_json_snapshot!("coinbase-commerce-answer-events", events.events);
         assert_eq!(events.unread.iter().map(|unread| unread.event_id.as_str()).collect::<Vec<_>>(), ["event-unread"]);
         assert_eq!(events.next.as_deref(), Some("event-checkout"));
@@ -575,13 +586,16 @@ pub(super) mod tests {
         let event = |id: &str, at: &str| json!({"id": id, "type": "checkout:created", "created_at": at, "data": {}});
         let read = |cursor, next_uri: Value, items: &[Value]| {
             let body = json!({"pagination": {"next_uri": next_uri}, "data": items}).to_string();
-            let answer = CoinbaseCommerce.read_events(&asked(cursor), &response(body.as_bytes()), &account());
+            let window = tests::since(Timestamp::parse_rfc3339("2026-09-14T14:13:20Z").unwrap());
+            let answer = CoinbaseCommerce.read_events(window, &asked(cursor), &response(body.as_bytes()), &account());
             answer.map(|answer| answer.next).map_err(|_| "refused")
         };
         let (late, early) = ("2026-09-14T14:13:21Z", "2026-09-14T14:13:19Z");
         let uri = || json!("https://api.commerce.coinbase.com/events?starting_after=x");
         assert_eq!(read(None, uri(), &[event("event-2", late)]), Ok(Some("event-2".to_owned())));
         assert_eq!(read(None, uri(), &[event("event-2", late), event("event-1", early)]), Ok(None), "far enough");
+        let unordered = [event("event-3", early), event("event-2", late), event("event-1", early)];
+        assert_eq!(read(None, uri(), &unordered), Ok(Some("event-1".to_owned())), "what is behind it may be younger");
         for end in [json!(null), json!("")] {
             assert_eq!(read(None, end.clone(), &[event("event-2", late)]), Ok(None));
             assert_eq!(read(None, end, &[]), Ok(None));
@@ -590,6 +604,6 @@ pub(super) mod tests {
         assert_eq!(read(Some("event-2"), uri(), &[event("event-2", late)]), Err("refused"));
         assert_eq!(read(None, uri(), &vec![event("event-2", late); PAGE + 1]), Err("refused"));
         assert_eq!(read(None, uri(), &[event("event/2", late)]), Err("refused"));
-        assert_eq!(read(None, uri(), &[json!({"id": "event-2"})]), Err("refused"));
+        assert_eq!(read(None, uri(), &[json!({"id": "event-2"})]), Ok(Some("event-2".to_owned())), "nobody knows how old");
     }
 }

@@ -9,7 +9,7 @@
 //! - A payment is a *transaction*, by `data.id` (a number); `tx_ref` is the merchant's, and the order's reference. Attempts under
 //!   one `tx_ref` are transactions of their own, and so payments of their own.
 //! - Asked are `GET /v3/transactions/{id}/verify` and, for the sweep, `GET /v3/transactions`, whose days are of an unknown
-//!   time zone: asked is from the day before. The outer `status` says only that the call worked.
+//!   time zone: asked is from the day before to the day after. The outer `status` says only that the call worked.
 //! - Refunds and chargebacks show in neither; hints of other things than charges are ignored.
 //!
 //! **v4: signed.** `flutterwave-signature`: base64 of the HMAC-SHA256 of the raw body by the secret hash. Some live traffic is
@@ -43,8 +43,8 @@ use time::OffsetDateTime;
 use super::json::{self, Node, Problem};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, AccessToken, Account, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
-    SettingError, TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature,
+    Abilities, AccessToken, Account, Answer, AskError, Asked, Keys, LateChanges, Listing, Profile, Proof, Psp, ReadError,
+    Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WebhookRequest, Window, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -93,7 +93,9 @@ static V3: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme { name: PLAIN, proof: Proof::Hint, token_in_path: false }],
-    can: Abilities { payment_status: true, event_list: true, late_changes: false, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::Unlisted, endpoint_list: false },
+    // Asked for are whole days and those around them, ten transactions a page: seldom, and many days at once.
+    list: Some(Listing { every: Duration::from_hours(1), slice: Some(Duration::from_hours(7 * 24)), ..Listing::USUAL }),
     sources: &[],
 };
 
@@ -107,7 +109,8 @@ static V4: Profile = Profile {
     mapping_version: 1,
     schemes: &[Scheme::signed(SIGNED), Scheme { name: PLAIN, proof: Proof::Hint, token_in_path: false }],
     // There is a list of charges, but of how it filters and pages nothing is known.
-    can: Abilities { payment_status: true, event_list: false, late_changes: false, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: false, late_changes: LateChanges::Unlisted, endpoint_list: false },
+    list: None,
     sources: &[],
 };
 
@@ -184,16 +187,23 @@ impl Psp for FlutterwaveV3 {
         Ok(Answer { events: vec![told.answer(account, asked)], unread: Vec::new(), next: None })
     }
 
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
         const DAY: Duration = Duration::from_hours(24);
         let page = page_number(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))?;
         // To the day, and one more for the time zone.
-        let from = day(since.minus(DAY));
-        ask::finish(ask::get(account, API_V3, &format!("/v3/transactions?from={from}&page={page}"), ask::bearer(account)?))
+        let (from, to) = (day(window.since.minus(DAY)), day(window.until.plus(DAY)));
+        let path = format!("/v3/transactions?from={from}&to={to}&page={page}");
+        ask::finish(ask::get(account, API_V3, &path, ask::bearer(account)?))
     }
 
     /// The transactions as they stand. Of one transaction each state is one event, however often a list shows it.
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        _window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
         let bytes = answer::body(response, Some(asked.at))?;
         let value = json::read(bytes)?;
         let list = Node::root(&value);
@@ -209,7 +219,7 @@ impl Psp for FlutterwaveV3 {
                 Ok(event) => found.events.push(event),
                 Err(problem) => {
                     let id = data.required("id").and_then(Node::into_id).ok().filter(|id| is_transaction(id));
-                    let event_id = id.map_or_else(|| signature::body_id(literal.as_bytes()), |id| format!("{id}:unread"));
+                    let event_id = id.map_or_else(|| signature::body_id(literal.as_bytes()), Cow::into_owned);
                     found.unread.push(Unread { event_id, error: problem.into() });
                 }
             }
@@ -880,13 +890,13 @@ pub(super) mod tests {
         assert!(!format!("{request:?}").contains("sk_test_invented"), "the key shows in a log");
         let since = Timestamp::from_seconds(NOW_S);
         assert_eq!(
-            url(FlutterwaveV3.events_request(since, None, &v3)),
-            "https://api.flutterwave.com/v3/transactions?from=2026-09-20&page=1"
+            url(FlutterwaveV3.events_request(tests::since(since), None, &v3)),
+            "https://api.flutterwave.com/v3/transactions?from=2026-09-20&to=2026-09-22&page=1"
         );
         v3.api.url = Some("http://127.0.0.1:4242".to_owned());
         assert_eq!(
-            url(FlutterwaveV3.events_request(since, Some("7"), &v3)),
-            "http://127.0.0.1:4242/v3/transactions?from=2026-09-20&page=7"
+            url(FlutterwaveV3.events_request(tests::since(since), Some("7"), &v3)),
+            "http://127.0.0.1:4242/v3/transactions?from=2026-09-20&to=2026-09-22&page=7"
         );
 
         let mut v4 = v4_account();
@@ -909,7 +919,7 @@ pub(super) mod tests {
             assert_eq!(FlutterwaveV4.status_request(id, None, &v4_account()).unwrap_err(), AskError::MalformedId(id.to_owned()));
         }
         for cursor in ["", "0", "-1", "+1", "01", "1 ", "10001", "x"] {
-            let asked = FlutterwaveV3.events_request(Timestamp::default(), Some(cursor), &v3_account());
+            let asked = FlutterwaveV3.events_request(tests::WHOLE, Some(cursor), &v3_account());
             assert_eq!(asked.unwrap_err(), AskError::MalformedId(cursor.to_owned()));
         }
         assert!(FlutterwaveV3.status_request("1", Some("2"), &v3_account()).is_err());
@@ -979,6 +989,7 @@ pub(super) mod tests {
         insta::assert_json_snapshot!("flutterwave-v4-answer-charge", v4.events);
         let list = FlutterwaveV3
             .read_events(
+                tests::WHOLE,
                 &asked("", None),
                 &response(include_bytes!("fixtures/flutterwave-v3/answers/transactions.json")),
                 &v3_account(),
@@ -987,7 +998,7 @@ pub(super) mod tests {
         insta::assert_json_snapshot!("flutterwave-v3-answer-transactions", list.events);
         assert_eq!(list.next.as_deref(), Some("2"));
         assert_eq!(list.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
-        assert_eq!(list.unread[0].event_id, "285959878:unread");
+        assert_eq!(list.unread[0].event_id, "285959878");
     }
 
     #[test]
@@ -1053,7 +1064,7 @@ pub(super) mod tests {
     fn lists_are_followed_to_their_end_and_lead_somewhere() {
         let read = |cursor: Option<&str>, info: serde_json::Value, data: serde_json::Value| {
             let body = json!({"status": "success", "meta": {"page_info": info}, "data": data}).to_string();
-            let answer = FlutterwaveV3.read_events(&asked("", cursor), &response(body.as_bytes()), &v3_account());
+            let answer = FlutterwaveV3.read_events(tests::WHOLE, &asked("", cursor), &response(body.as_bytes()), &v3_account());
             answer.map(|answer| answer.next).map_err(|_| "refused")
         };
         let some = || json!([{"id": 1, "status": "pending", "created_at": "2026-09-21T13:33:09.000Z"}]);
@@ -1078,7 +1089,11 @@ pub(super) mod tests {
             let body = json!({"status": "success", "data": [{"id": 1, "tx_ref": "A", "status": status, "amount": 49.99, "currency": "NGN",
                 "created_at": "2026-09-21T13:33:09.000Z"}]});
             let look = Asked { at: Timestamp::from_seconds(at_s), look_id: "another", ..asked("", None) };
-            FlutterwaveV3.read_events(&look, &response(body.to_string().as_bytes()), &v3_account()).unwrap().events.remove(0)
+            FlutterwaveV3
+                .read_events(tests::WHOLE, &look, &response(body.to_string().as_bytes()), &v3_account())
+                .unwrap()
+                .events
+                .remove(0)
         };
         let (first, again) = (listed("successful", NOW_S), listed("successful", NOW_S + 900));
         assert_eq!((&first.key, first.facts_sha256()), (&again.key, again.facts_sha256()));

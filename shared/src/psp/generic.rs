@@ -32,8 +32,8 @@ use zeroize::Zeroizing;
 use super::json::Pointer;
 use super::normalised::{self, Pointers};
 use super::{
-    Abilities, Account, Keys, Profile, Proof, Psp, Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest,
-    signature, telling,
+    Abilities, Account, Keys, LateChanges, Profile, Proof, Psp, Rejection, Scheme, SettingError, TranslateError, Verified,
+    WebhookRequest, signature, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -158,7 +158,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("generic")],
-    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: LateChanges::Unlisted, endpoint_list: false },
+    list: None,
     sources: &[],
 };
 

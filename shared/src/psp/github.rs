@@ -17,7 +17,8 @@ use http::HeaderName;
 
 use super::generic::{self, Algorithm, Encoding, KeyEncoding, Part, Signing};
 use super::{
-    Abilities, Account, Keys, Profile, Psp, Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest, normalised,
+    Abilities, Account, Keys, LateChanges, Profile, Psp, Rejection, Scheme, SettingError, TranslateError, Verified,
+    WebhookRequest, normalised,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -49,7 +50,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("generic-sha256-prefix-hex")],
-    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: LateChanges::Unlisted, endpoint_list: false },
+    list: None,
     sources: &[],
 };
 

@@ -39,8 +39,8 @@ use subtle::ConstantTimeEq as _;
 use super::json::{self, Node, Problem};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Acknowledgement, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme,
-    SettingError, TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature,
+    Abilities, Account, Acknowledgement, Answer, AskError, Asked, Hinted, Keys, LateChanges, Listing, Profile, Proof, Psp,
+    ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WebhookRequest, Window, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -81,7 +81,9 @@ static PROFILE: Profile = Profile {
     mapping_version: 1,
     schemes: &[Scheme::signed("gocardless-hex")],
     // `GET /webhooks` lists deliveries; endpoints are seen in the dashboard only.
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::All, endpoint_list: false },
+    // Events older than 18 months are gone (from 2026-10 on).
+    list: Some(Listing { reach: Some(Duration::from_hours(18 * 30 * 24)), is_log: true, ..Listing::USUAL }),
     sources: &[],
 };
 
@@ -196,15 +198,21 @@ impl Psp for GoCardless {
         }
     }
 
-    /// The events of payments, then those of refunds; newest first, which is all that the API can do. Those older than
-    /// 18 months are gone.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+    /// The events of payments, then those of refunds; newest first, which is all that the API can do.
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
         let (list, after) = list_of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))?;
-        let since = since.max(Timestamp::default());
-        get(account, &format!("/events?resource_type={list}&created_at[gte]={since}&limit={PAGE}{}", after_id(after)))
+        let (since, until) = (window.since.max(Timestamp::default()), window.until);
+        let time = format!("created_at[gte]={since}&created_at[lte]={until}");
+        get(account, &format!("/events?resource_type={list}&{time}&limit={PAGE}{}", after_id(after)))
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
         let (list, after) = list_of(asked.cursor).ok_or_else(|| ReadError::Unintelligible("an unknown cursor".to_owned()))?;
         let value = json::read(answer::body(response, Some(asked.at))?)?;
         let page = Page::read(&Node::root(&value), EVENTS, after)?;
@@ -214,6 +222,7 @@ impl Psp for GoCardless {
         };
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next };
         for (event, id) in page.items.iter().zip(&page.ids) {
+            telling::not_before(window, telling::time(event, "created_at"), event)?;
             match translate_event(event, account, Source::Reconciliation) {
                 Ok(event) => found.events.push(event),
                 Err(TranslateError::Ignored(_)) => {}
@@ -221,6 +230,15 @@ impl Psp for GoCardless {
             }
         }
         Ok(found)
+    }
+
+    /// As [`Psp::hinted`] for webhooks.
+    fn read_hints(&self, response: &Response<Bytes>, account: &Account) -> Result<Vec<Hinted>, ReadError> {
+        let value = json::read(answer::body(response, None)?)?;
+        let listed = Node::root(&value).array(EVENTS)?;
+        let events = listed.iter().filter_map(|event| translate_event(event, account, Source::Reconciliation).ok());
+        let hints = events.filter(moves_money).map(|event| Hinted { at: event.occurred_at, payment_id: event.payment_id });
+        Ok(hints.collect())
     }
 }
 
@@ -727,9 +745,9 @@ pub(super) mod tests {
         assert_eq!(status(Some("refunds:RF9")), "https://api-sandbox.gocardless.com/refunds?payment=PM1&limit=500&after=RF9");
         let since = Timestamp::from_millis(1_789_999_999_999);
         assert_eq!(
-            asked(GoCardless.events_request(since, Some("refunds:EV9"), &account)),
-            "https://api-sandbox.gocardless.com/events?resource_type=refunds&created_at[gte]=2026-09-21T14:13:19.999Z&limit=500\
-             &after=EV9"
+            asked(GoCardless.events_request(tests::since(since), Some("refunds:EV9"), &account)),
+            "https://api-sandbox.gocardless.com/events?resource_type=refunds&created_at[gte]=2026-09-21T14:13:19.999Z\
+             &created_at[lte]=2026-09-21T14:13:20Z&limit=500&after=EV9"
         );
         assert_eq!(GoCardless.endpoints_request(None, &account).unwrap_err(), AskError::Unsupported);
 
@@ -769,7 +787,7 @@ pub(super) mod tests {
             );
         }
         for cursor in ["", "payments", "payments:", "payments:RF1", "refunds:", "mandates:EV1", "refunds:EV1&x"] {
-            assert!(GoCardless.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+            assert!(GoCardless.events_request(tests::WHOLE, Some(cursor), &account).is_err(), "{cursor}");
         }
     }
 
@@ -930,13 +948,22 @@ pub(super) mod tests {
     #[test]
     fn the_list_of_events_is_followed_through_payments_and_refunds() {
         let account = account(&GoCardless, &[SECRET]);
-        let read = |cursor, body: &[u8]| GoCardless.read_events(&asked(cursor), &response(body), &account);
+        let read = |cursor, body: &[u8]| GoCardless.read_events(tests::WHOLE, &asked(cursor), &response(body), &account);
         let first = read(None, &events_page(&[(1, "submitted"), (2, "confirmed")], Some("EV1"))).unwrap();
         assert_eq!((first.events.len(), first.next.as_deref()), (2, Some("payments:EV1")));
         let last = read(Some("payments:EV1"), &events_page(&[(3, "surcharge_fee_debited")], None)).unwrap();
         assert_eq!((last.events.len(), last.next.as_deref()), (0, Some("refunds")));
         let refunds = read(Some("refunds"), &body_of_list(&[event(7, REFUNDS, "paid", "PM1")])).unwrap();
         assert_eq!((refunds.events.len(), refunds.next.as_deref()), (1, None));
+        // Of what moved money the amount is to be asked for.
+        let hints = |page: &[u8]| GoCardless.read_hints(&response(page), &account).unwrap();
+        let page = events_page(&[(1, "submitted"), (2, "confirmed")], Some("EV1"));
+        let at = read(None, &page).unwrap().events[0].occurred_at;
+        assert_eq!(hints(&page), [Hinted { payment_id: "PM1".to_owned(), at }]);
+        assert_eq!(hints(&body_of_list(&[event(7, REFUNDS, "paid", "PM1")])).len(), 1);
+        let later = tests::since(at.plus(Duration::from_hours(24)));
+        let read_later = GoCardless.read_events(later, &asked(None), &response(&page), &account);
+        assert!(matches!(read_later, Err(ReadError::Unintelligible(_))), "older than was asked for");
         for (cursor, page) in [
             (Some("payments:EV1"), events_page(&[(1, "confirmed")], Some("EV1"))),
             (None, events_page(&[], Some("EV1"))),
@@ -957,7 +984,7 @@ pub(super) mod tests {
         broken["created_at"] = json!("yesterday");
         let told = event(1, PAYMENTS, "failed", "PM1");
         let listed = body_of_list(&[told.clone(), broken]);
-        let answer = GoCardless.read_events(&asked(None), &response(&listed), &account).unwrap();
+        let answer = GoCardless.read_events(tests::WHOLE, &asked(None), &response(&listed), &account).unwrap();
         let sent = &translate(&[told]).unwrap()[0];
         let listed = &answer.events[0];
         assert_eq!((&sent.key, sent.facts_sha256()), (&listed.key, listed.facts_sha256()));

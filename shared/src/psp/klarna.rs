@@ -27,8 +27,8 @@ use http::{Request, Response};
 use super::json::{self, Node, Problem};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
-    TranslateError, Verified, WebhookRequest, answer, ask, signature,
+    Abilities, Account, Answer, AskError, Asked, Keys, LateChanges, Profile, Proof, Psp, ReadError, Rejection, Scheme,
+    SettingError, TranslateError, Verified, WebhookRequest, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -54,7 +54,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme { name: "klarna-unsigned", proof: Proof::Hint, token_in_path: true }],
-    can: Abilities { payment_status: true, event_list: false, late_changes: false, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: false, late_changes: LateChanges::Unlisted, endpoint_list: false },
+    list: None,
     sources: &[],
 };
 

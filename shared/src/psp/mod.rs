@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -162,28 +162,35 @@ pub trait Psp: Send + Sync {
         Err(never_asked())
     }
 
-    /// A request for what happened since `since`, oldest page first where the PSP can.
+    /// A request for a page of what happened within a window, by the PSP's [`Listing`]. What lies outside may be answered too,
+    /// where the PSP cannot be asked more exactly.
     ///
     /// # Errors
     /// As [`Psp::status_request`].
-    fn events_request(&self, _since: Timestamp, _cursor: Option<&str>, _account: &Account) -> Result<Request<Bytes>, AskError> {
+    fn events_request(&self, _window: Window, _cursor: Option<&str>, _account: &Account) -> Result<Request<Bytes>, AskError> {
         Err(AskError::Unsupported)
     }
 
-    /// Reads the answer to [`Psp::events_request`].
+    /// Reads the answer to [`Psp::events_request`] for the same window.
     ///
     /// # Errors
     /// As [`Psp::read_status`].
-    fn read_events(&self, _asked: &Asked<'_>, _response: &Response<Bytes>, _account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        _window: Window,
+        _asked: &Asked<'_>,
+        _response: &Response<Bytes>,
+        _account: &Account,
+    ) -> Result<Answer, ReadError> {
         Err(never_asked())
     }
 
-    /// The payments that a page of [`Psp::events_request`] gives reason to ask about, by the ids that [`Psp::status_request`]
-    /// takes: for PSPs whose listed events are hints as their webhooks are.
+    /// The payments that a page of [`Psp::events_request`] gives reason to ask about: for PSPs whose listed events say less
+    /// than an order needs, as their webhooks do.
     ///
     /// # Errors
     /// As [`Psp::read_status`].
-    fn read_hints(&self, _response: &Response<Bytes>, _account: &Account) -> Result<Vec<String>, ReadError> {
+    fn read_hints(&self, _response: &Response<Bytes>, _account: &Account) -> Result<Vec<Hinted>, ReadError> {
         Ok(Vec::new())
     }
 
@@ -256,6 +263,12 @@ pub trait Psp: Send + Sync {
     }
 }
 
+/// When the PSP wrote an answer, by its own clock.
+#[must_use]
+pub fn answered_at(response: &Response<Bytes>) -> Option<Timestamp> {
+    answer::date(response)
+}
+
 fn never_asked() -> ReadError {
     ReadError::Unintelligible("nothing was asked: there is no such API".to_owned())
 }
@@ -288,6 +301,8 @@ pub struct Profile {
     /// The ways in which it authenticates its webhooks, by the values of the setting `scheme`; the first is the default.
     pub schemes: &'static [Scheme],
     pub can: Abilities,
+    /// How its list of events or payments is to be read; there where [`Abilities::event_list`] says so.
+    pub list: Option<Listing>,
     /// Where its webhooks come from, as far as the PSP publishes it: networks, as of the date in the adapter.
     pub sources: &'static [&'static str],
 }
@@ -325,9 +340,71 @@ impl Scheme {
 pub struct Abilities {
     pub payment_status: bool,
     pub event_list: bool,
-    /// That list shows also what becomes of payments that were settled before: refunds and disputes by their own dates.
-    pub late_changes: bool,
+    /// What that list shows of payments that were settled before.
+    pub late_changes: LateChanges,
     pub endpoint_list: bool,
+}
+
+/// What a list shows of what becomes of settled payments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LateChanges {
+    /// Nothing: payments stand in it by when they were made.
+    #[default]
+    Unlisted,
+    /// Refunds and disputes stand in it by when they were made: one that begins shows, and one that was decided and is undone
+    /// does not.
+    Begun,
+    /// All of it, by when it happened.
+    All,
+}
+
+/// How a PSP's list of events, or of payments and what belongs to them, is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// How far back it goes; `None`: no limit is known.
+    pub reach: Option<Duration>,
+    /// Between two readings.
+    pub every: Duration,
+    /// So late at most, usually, something shows in it: by so much each reading overlaps with the one before.
+    pub lag: Duration,
+    /// The longest time that is asked for at once; `None`: it cannot be asked up to a time, and is read from now backwards.
+    pub slice: Option<Duration>,
+    /// A log of the events that webhooks tell: what a webhook told, it must show.
+    pub is_log: bool,
+}
+
+impl Listing {
+    /// As most PSPs have it.
+    pub const USUAL: Self = Self {
+        reach: None,
+        every: Duration::from_mins(10),
+        lag: Duration::from_mins(15),
+        slice: Some(Duration::from_hours(24)),
+        is_log: false,
+    };
+}
+
+/// A time, both ends of which belong to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    pub since: Timestamp,
+    pub until: Timestamp,
+}
+
+impl Window {
+    /// In whole seconds, as PSPs count: of both ends the whole second belongs to it.
+    #[must_use]
+    pub const fn seconds(self) -> (i64, i64) {
+        let begin = self.since.seconds();
+        (if begin < 0 { 0 } else { begin }, self.until.seconds())
+    }
+
+    /// The same, as times.
+    #[must_use]
+    pub const fn in_seconds(self) -> Self {
+        let (since, until) = self.seconds();
+        Self { since: Timestamp::from_seconds(since), until: Timestamp::from_seconds(until) }
+    }
 }
 
 /// One account at a PSP, as configured and checked: what an adapter may read beside the bytes.
@@ -601,11 +678,22 @@ pub struct Answer {
     pub next: Option<String>,
 }
 
-/// An event in an answer that could not be understood: to be recorded as quarantined, as the webhook would be.
+/// An event or object in an answer that could not be understood: to be recorded as quarantined, once, however often it is
+/// listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
+    /// The PSP's id of it.
     pub event_id: String,
     pub error: TranslateError,
+}
+
+/// A payment that there is reason to ask about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hinted {
+    /// As [`Psp::status_request`] takes it.
+    pub payment_id: String,
+    /// When that happened which is the reason: a look after it has the answer.
+    pub at: Timestamp,
 }
 
 /// Why an answer is no answer. None of them ever means that a payment failed.

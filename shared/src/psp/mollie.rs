@@ -29,7 +29,8 @@
 //! Metadata of refunds and captures are their own, and not read.
 //!
 //! **The list** of payments cannot be asked by time, only from the newest downwards. Refunds and chargebacks come long after
-//! their payment was made, so their lists are read, too.
+//! their payment was made, so their lists are read, too. All are by time of creation: that a refund fails later, or a chargeback
+//! is reversed, is in none of them.
 //!
 //! **Keys** `test_…` and `live_…` have their mode in them. Organisation tokens (`access_…`), which alone may list webhooks, are
 //! told it by `testmode`, and the profile by the setting `merchant_id`.
@@ -48,15 +49,14 @@ use super::json::{self, Node, Problem};
 use super::signature::{self, HEADER_BYTES_MAX, SIGNATURES_MAX};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
-    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
-    ask,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, LateChanges,
+    Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint,
+    WebhookRequest, Window, answer, ask,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
 use crate::event::{
-    ANSWER_PREFIX, CaptureState, DisputeState, Fact, FactVersion, Failure, Mode, PaymentEvent, PaymentFact, PaymentState,
-    RefundState, Source,
+    CaptureState, DisputeState, Fact, FactVersion, Failure, Mode, PaymentEvent, PaymentFact, PaymentState, RefundState, Source,
 };
 use crate::money::Money;
 
@@ -84,7 +84,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed(NEXT_GEN), Scheme { name: CLASSIC, proof: Proof::Hint, token_in_path: true }],
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::Begun, endpoint_list: true },
+    list: Some(Listing { slice: None, ..Listing::USUAL }),
     sources: &[],
 };
 
@@ -224,48 +225,43 @@ impl Psp for Mollie {
         Ok(Answer { events: events.collect(), unread: Vec::new(), next: None })
     }
 
-    /// Newest first: payments, then refunds, then chargebacks, each until they were made before `since`.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+    /// Newest first: payments, then refunds, then chargebacks, each until they were made before the window.
+    fn events_request(&self, _window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
         let place = Place::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))?;
-        let (list, from, limit) = match (place.after, place.list.next_swept()) {
-            // All that is left in this list is older still.
-            (Some((_, seen_to)), Some(next)) if seen_to < since => (next, None, PAGE),
-            // So is all in the last one; by a page of a single object the reader, who does not know `since`, sees the end.
-            (Some((from, seen_to)), None) if seen_to < since => (place.list, Some(from), 1),
-            (after, _) => (place.list, after.map(|(from, _)| from), PAGE),
-        };
-        get(account, &format!("/v2/{}?limit={limit}{}", list.list(), from_item(from)), &profile(account))
+        get(account, &format!("/v2/{}?limit={PAGE}{}", place.list.list(), from_item(place.from)), &profile(account))
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
+        let kind = Place::of(asked.cursor).ok_or_else(|| ReadError::Unintelligible("an unknown cursor".to_owned()))?.list;
         let value = json::read(answer::body(response, Some(asked.at))?)?;
-        let root = Node::root(&value);
-        let embedded = root.object("_embedded")?;
-        // By what is in it, since the request may have passed over the rest of a list.
-        let swept = [Kind::Payment, Kind::Refund, Kind::Chargeback];
-        let Some(kind) = swept.into_iter().find(|kind| embedded.optional(kind.list()).is_some()) else {
-            return Err(embedded.problem("none of the lists that are asked for").into());
-        };
-        let page = Page::read(&root, kind.list())?;
+        let page = Page::read(&Node::root(&value), kind.list())?;
         let at = answer::date(response).unwrap_or(asked.at);
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: None };
+        let mut times = Vec::with_capacity(page.items.len());
         for (object, id) in page.items.iter().zip(&page.ids) {
-            match kind.findings(object, account) {
-                Ok(findings) => found.events.extend(findings.into_iter().map(|finding| finding.answer(asked, at, account))),
-                Err(problem) => {
-                    let event_id = format!("{ANSWER_PREFIX}{id}:{}", asked.look_id);
-                    found.unread.push(Unread { event_id, error: problem.into() });
+            if let Ok(made) = telling::time(object, "createdAt") {
+                times.push(made);
+                if made < window.in_seconds().since {
+                    continue;
                 }
             }
-        }
-        found.next = match (page.next, page.items.last()) {
-            // A single one was asked for, to see the end.
-            (Some(_), Some(_)) if page.ids.len() == 1 && kind.next_swept().is_none() => None,
-            (Some(from), Some(last)) => {
-                let made = telling::time(last, "createdAt")?;
-                Some(format!("{}:{from}:{}", kind.list(), made.millis()))
+            match kind.findings(object, account) {
+                Ok(findings) => found.events.extend(findings.into_iter().map(|finding| finding.answer(asked, at, account))),
+                Err(problem) => found.unread.push(Unread { event_id: (*id).to_owned(), error: problem.into() }),
             }
-            _ => kind.next_swept().map(|next| next.list().to_owned()),
+        }
+        // In another order, an old one would not say that all behind it are older.
+        let is_ended = times.last().is_some_and(|oldest| *oldest < window.in_seconds().since)
+            && times.is_sorted_by(|newer, older| newer >= older);
+        found.next = match page.next.filter(|_| !is_ended) {
+            Some(from) => Some(format!("{}:{from}", kind.list())),
+            None => kind.next_swept().map(|next| next.list().to_owned()),
         };
         Ok(found)
     }
@@ -621,25 +617,17 @@ fn mode(object: &Node<'_>) -> Result<Option<Mode>, Problem> {
 /// Where a sweep stands.
 struct Place<'a> {
     list: Kind,
-    /// The object to go on with, and when the last one before it was made.
-    after: Option<(&'a str, Timestamp)>,
+    /// The object to go on with.
+    from: Option<&'a str>,
 }
 
 impl<'a> Place<'a> {
-    /// Reads a cursor: none, `<list>`, `<list>:<id>:<milliseconds>`.
+    /// Reads a cursor: none, `<list>`, `<list>:<id>`.
     fn of(cursor: Option<&'a str>) -> Option<Self> {
-        let Some(cursor) = cursor else { return Some(Self { list: Kind::Payment, after: None }) };
-        let mut parts = cursor.split(':');
-        let name = parts.next()?;
+        let Some(cursor) = cursor else { return Some(Self { list: Kind::Payment, from: None }) };
+        let (name, from) = cursor.split_once(':').map_or((cursor, None), |(name, from)| (name, Some(from)));
         let list = [Kind::Payment, Kind::Refund, Kind::Chargeback].into_iter().find(|kind| kind.list() == name)?;
-        let after = match (parts.next(), parts.next(), parts.next()) {
-            (None, ..) => None,
-            (Some(from), Some(millis), None) if ask::is_id(from, b"_") => {
-                Some((from, Timestamp::from_millis(millis.parse().ok()?)))
-            }
-            _ => return None,
-        };
-        Some(Self { list, after })
+        from.is_none_or(|from| ask::is_id(from, b"_")).then_some(Self { list, from })
     }
 }
 
@@ -923,7 +911,7 @@ pub(super) mod tests {
             "http://127.0.0.1:4242/v2/payments/tr_1?embed=refunds,chargebacks,captures&testmode=true"
         );
         assert_eq!(
-            asked(Mollie.events_request(Timestamp::default(), None, &account)),
+            asked(Mollie.events_request(tests::WHOLE, None, &account)),
             "http://127.0.0.1:4242/v2/payments?limit=250&profileId=pfl_1&testmode=true"
         );
         account.mode = Mode::Live;
@@ -935,16 +923,30 @@ pub(super) mod tests {
     #[test]
     fn a_sweep_goes_back_to_its_beginning_in_each_list() {
         let account = account();
-        let asked = |cursor| {
-            let request = Mollie.events_request(Timestamp::from_seconds(NOW_S), cursor, &account).unwrap();
+        let asked_for = |cursor| {
+            let request = Mollie.events_request(tests::WHOLE, cursor, &account).unwrap();
             request.uri().to_string().replace("https://api.mollie.com/v2/", "")
         };
-        assert_eq!(asked(None), "payments?limit=250");
-        assert_eq!(asked(Some("payments:tr_9:1790000000000")), "payments?limit=250&from=tr_9");
-        assert_eq!(asked(Some("payments:tr_9:1789999999999")), "refunds?limit=250", "the rest was made before");
-        assert_eq!(asked(Some("refunds:re_9:1790000000001")), "refunds?limit=250&from=re_9");
-        assert_eq!(asked(Some("refunds:re_9:1")), "chargebacks?limit=250");
-        assert_eq!(asked(Some("chargebacks:chb_9:1")), "chargebacks?limit=1&from=chb_9", "only to see the end");
+        assert_eq!(asked_for(None), "payments?limit=250");
+        assert_eq!(asked_for(Some("payments:tr_9")), "payments?limit=250&from=tr_9");
+        assert_eq!(asked_for(Some("chargebacks")), "chargebacks?limit=250");
+
+        let window = tests::since(Timestamp::parse_rfc3339("2026-09-21T12:00:00Z").unwrap());
+        let refund = |id: &str, at: &str| {
+            json!({"resource": "refund", "id": id, "paymentId": "tr_1", "status": "refunded", "mode": "test",
+                "amount": {"value": "1.00", "currency": "EUR"}, "createdAt": at})
+        };
+        let read = |times: &[&str]| {
+            let refunds: Vec<_> = times.iter().enumerate().map(|(number, at)| refund(&format!("re_{number}"), at)).collect();
+            let next = json!({ "href": "https://api.mollie.com/v2/refunds?from=re_99&limit=250" });
+            let body = json!({ "_embedded": { "refunds": refunds }, "_links": { "next": next } }).to_string();
+            let answer = Mollie.read_events(window, &asked(Some("refunds")), &response(body.as_bytes()), &account).unwrap();
+            (answer.events.len(), answer.next.unwrap())
+        };
+        let (late, early) = ("2026-09-21T12:00:00+00:00", "2026-09-21T11:59:59+00:00");
+        assert_eq!(read(&[late, late]), (2, "refunds:re_99".to_owned()));
+        assert_eq!(read(&[late, early]), (1, "chargebacks".to_owned()), "the rest was made before");
+        assert_eq!(read(&[early, late, early]), (1, "refunds:re_99".to_owned()), "in no order: who knows what is behind");
     }
 
     #[test]
@@ -954,10 +956,8 @@ pub(super) mod tests {
             assert_eq!(Mollie.status_request(id, None, &account).unwrap_err(), AskError::MalformedId(id.to_owned()));
         }
         assert!(Mollie.status_request("tr_1", Some("x"), &account).is_err());
-        for cursor in
-            ["", "payments:", "payments:tr_1", "captures", "payments:tr_1&x:1", "payments:tr_1:x", "payments:tr_1:1:2", "tr_1"]
-        {
-            assert!(Mollie.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        for cursor in ["", "payments:", "captures", "payments:tr_1&x", "payments:tr_1:1", "tr_1"] {
+            assert!(Mollie.events_request(tests::WHOLE, Some(cursor), &account).is_err(), "{cursor}");
         }
         assert!(Mollie.endpoints_request(Some("hook_1#"), &account).is_err());
     }
@@ -977,7 +977,7 @@ pub(super) mod tests {
     }
 
     fn read_events(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
-        Mollie.read_events(&asked(cursor), &response(body), &account())
+        Mollie.read_events(tests::WHOLE, &asked(cursor), &response(body), &account())
     }
 
     #[test]
@@ -996,23 +996,17 @@ pub(super) mod tests {
     #[test]
     fn lists_are_followed_to_their_end() {
         let payments = read_events(None, include_bytes!("fixtures/mollie/answers/payments.json")).unwrap();
-        assert_eq!(payments.next.as_deref(), Some("payments:tr_older1:1789997280000"));
+        assert_eq!(payments.next.as_deref(), Some("payments:tr_older1"));
         let keys: Vec<&str> = payments.events.iter().map(|event| event.key.event_id.as_str()).collect();
         assert_eq!(keys, ["poll:tr_5B8cwTestPayment:look-7", "poll:tr_open1:look-7"]);
         let [unread] = &payments.unread[..] else { panic!("{:?}", payments.unread) };
-        assert_eq!(unread.event_id, "poll:tr_odd1:look-7", "it holds up no others, and is not lost");
+        assert_eq!(unread.event_id, "tr_odd1", "it holds up no others, and is not lost");
 
         let refunds = include_bytes!("fixtures/mollie/answers/refunds.json");
-        let refunds = read_events(Some("payments:tr_older1:1789997280000"), refunds).unwrap();
+        let refunds = read_events(Some("refunds"), refunds).unwrap();
         assert_eq!((refunds.events.len(), refunds.next.as_deref()), (1, Some("chargebacks")));
         let chargebacks = read_events(Some("chargebacks"), include_bytes!("fixtures/mollie/answers/chargebacks.json")).unwrap();
         assert_eq!((chargebacks.events.len(), chargebacks.next), (1, None));
-
-        // The last page was asked for only to see the end.
-        let mut last: serde_json::Value =
-            serde_json::from_slice(include_bytes!("fixtures/mollie/answers/chargebacks.json")).unwrap();
-        last["_links"]["next"] = json!({ "href": "https://api.mollie.com/v2/chargebacks?limit=1&from=chb_8" });
-        assert_eq!(read_events(Some("chargebacks:chb_9:1"), last.to_string().as_bytes()).unwrap().next, None);
     }
 
     #[test]

@@ -44,9 +44,9 @@ use serde::Deserialize;
 use self::status::{Look, Step, Subject};
 use super::json::{self, Node, Problem};
 use super::{
-    Abilities, AccessToken, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys,
-    Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WEBHOOK_ID,
-    WantedEndpoint, WebhookRequest, answer, ask, signature,
+    Abilities, AccessToken, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Hinted,
+    Keys, LateChanges, Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread,
+    Verified, WEBHOOK_ID, WantedEndpoint, WebhookRequest, Window, answer, ask, signature, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -93,7 +93,9 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme { name: "paypal-cert-rsa", proof: Proof::Hint, token_in_path: false }],
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::All, endpoint_list: true },
+    // The specification of webhooks-events: of the last 30 days. Its events are hints, so webhooks leave nothing to compare.
+    list: Some(Listing { reach: Some(Duration::from_hours(30 * 24)), ..Listing::USUAL }),
     // None published.
     sources: &[],
 };
@@ -227,17 +229,27 @@ impl Psp for PayPal {
     }
 
     /// Newest first, as PayPal lists them; 30 days back at most.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
         let query = match cursor {
             Some(query) if is_query(query) => query.to_owned(),
             Some(query) => return Err(AskError::MalformedId(query.to_owned())),
-            None => format!("start_time={}&page_size={PAGE}", Timestamp::from_seconds(since.seconds().max(0))),
+            None => {
+                let Window { since, until } = window.in_seconds();
+                // Whether the end belongs to it is not said.
+                format!("start_time={since}&end_time={}&page_size={PAGE}", until.plus(Duration::from_secs(1)))
+            }
         };
         get(account, &format!("{EVENTS}?{query}"))
     }
 
     /// The events are hints: [`PayPal::read_hints`] has what they are about.
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, _account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        _account: &Account,
+    ) -> Result<Answer, ReadError> {
         let value = json::read(answer::body(response, Some(asked.at))?)?;
         let list = Node::root(&value);
         let events = list.array("events")?;
@@ -247,6 +259,7 @@ impl Psp for PayPal {
         }
         let mut unread = Vec::new();
         for event in &events {
+            telling::not_before(window, telling::time(event, "create_time"), event)?;
             if let Err(error @ TranslateError::Unintelligible { .. }) = hinted_by(event) {
                 unread.push(Unread { event_id: event.name("id")?.to_owned(), error });
             }
@@ -254,13 +267,16 @@ impl Psp for PayPal {
         Ok(Answer { events: Vec::new(), unread, next: next.map(str::to_owned) })
     }
 
-    fn read_hints(&self, response: &Response<Bytes>, _account: &Account) -> Result<Vec<String>, ReadError> {
+    fn read_hints(&self, response: &Response<Bytes>, _account: &Account) -> Result<Vec<Hinted>, ReadError> {
         let value = json::read(answer::body(response, None)?)?;
-        let mut payments: Vec<String> =
-            Node::root(&value).array("events")?.iter().filter_map(|event| hinted_by(event).ok()).flatten().collect();
-        payments.sort();
-        payments.dedup();
-        Ok(payments)
+        let mut hints = Vec::new();
+        for event in Node::root(&value).array("events")? {
+            // Without a time, no look that was before is late enough.
+            let at = telling::time(&event, "create_time").unwrap_or(Timestamp::from_millis(i64::MAX));
+            let payments = hinted_by(&event).unwrap_or_default();
+            hints.extend(payments.into_iter().map(|payment_id| Hinted { payment_id, at }));
+        }
+        Ok(hints)
     }
 
     fn endpoints_request(&self, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
@@ -791,10 +807,13 @@ pub(super) mod tests {
             assert_eq!(url(&account, id, cursor), format!("{host}{path}"), "{id} {cursor:?}");
         }
         let since = Timestamp::from_millis(1_789_999_999_999);
-        let events = |cursor| PayPal.events_request(since, cursor, &account).map(|request| request.uri().to_string());
+        let events =
+            |cursor| PayPal.events_request(tests::since(since), cursor, &account).map(|request| request.uri().to_string());
         assert_eq!(
             events(None).unwrap(),
-            format!("{host}/v1/notifications/webhooks-events?start_time=2026-09-21T14:13:19Z&page_size=100")
+            format!(
+                "{host}/v1/notifications/webhooks-events?start_time=2026-09-21T14:13:19Z&end_time=2026-09-21T14:13:21Z&page_size=100"
+            )
         );
         assert_eq!(events(Some("start_id=WH-9")).unwrap(), format!("{host}/v1/notifications/webhooks-events?start_id=WH-9"));
         assert!(events(Some("a b")).is_err() && events(Some("")).is_err() && events(Some("x#y")).is_err());
@@ -872,20 +891,24 @@ pub(super) mod tests {
         let account = test_account();
         let list = response(include_bytes!("fixtures/paypal/answers/events.json"));
         let asked = Asked { payment_id: "", cursor: None, at: Timestamp::from_seconds(NOW_S), look_id: "look-7" };
-        let answer = PayPal.read_events(&asked, &list, &account).unwrap();
+        let answer = PayPal.read_events(tests::WHOLE, &asked, &list, &account).unwrap();
         assert_eq!(answer.next.as_deref(), Some("start_time=2026-09-21T00:00:00Z&start_id=WH-9&page_size=100"));
         assert!(answer.events.is_empty(), "a copy of a webhook is no more than the webhook");
         assert_eq!(answer.unread.len(), 1, "what cannot be understood is not lost");
-        assert_eq!(
-            PayPal.read_hints(&list, &account).unwrap(),
-            ["5O190127TN364715T", "capture:42311647XV020574X:1Y107995YT783435V"]
-        );
-        PayPal.events_request(asked.at, answer.next.as_deref(), &account).unwrap();
+        let mut hints = PayPal.read_hints(&list, &account).unwrap();
+        hints.sort();
+        let ids: Vec<&str> = hints.iter().map(|hint| &*hint.payment_id).collect();
+        assert_eq!(ids, ["5O190127TN364715T", "capture:42311647XV020574X:1Y107995YT783435V"]);
+        assert!(hints.iter().all(|hint| hint.at < asked.at), "{hints:?}");
+        PayPal.events_request(tests::WHOLE, answer.next.as_deref(), &account).unwrap();
         let again = Asked { cursor: answer.next.as_deref(), ..asked };
-        assert!(matches!(PayPal.read_events(&again, &list, &account), Err(ReadError::Unintelligible(_))), "it leads nowhere");
+        assert!(
+            matches!(PayPal.read_events(tests::WHOLE, &again, &list, &account), Err(ReadError::Unintelligible(_))),
+            "it leads nowhere"
+        );
         let empty = response(br#"{"events":[],"links":[{"rel":"next","href":"https://x/y?z"}]}"#);
-        assert!(matches!(PayPal.read_events(&asked, &empty, &account), Err(ReadError::Unintelligible(_))));
-        assert_eq!(PayPal.read_events(&asked, &response(br#"{"events":[]}"#), &account).unwrap().next, None);
+        assert!(matches!(PayPal.read_events(tests::WHOLE, &asked, &empty, &account), Err(ReadError::Unintelligible(_))));
+        assert_eq!(PayPal.read_events(tests::WHOLE, &asked, &response(br#"{"events":[]}"#), &account).unwrap().next, None);
 
         let endpoints = PayPal.read_endpoints(&response(include_bytes!("fixtures/paypal/answers/endpoints.json"))).unwrap();
         insta::assert_json_snapshot!("paypal-answer-endpoints", endpoints.endpoints);

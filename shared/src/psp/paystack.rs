@@ -28,7 +28,8 @@
 //!
 //! **Resolutions** of a dispute: `merchant-accepted` is lost, `declined` is won \[uncertain\]; any other leaves it open.
 //!
-//! **Lists** are by time of creation. There is one webhook URL, in the dashboard, and no API for it.
+//! **Lists** are by time of creation: a later change of an old transaction, refund or dispute is in none of them. They are read
+//! until a page is empty. There is one webhook URL, in the dashboard, and no API for it.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -42,14 +43,12 @@ use subtle::ConstantTimeEq as _;
 use super::json::{self, Node, Problem};
 use super::telling::Telling;
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
-    TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature, telling,
+    Abilities, Account, Answer, AskError, Asked, Keys, LateChanges, Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme,
+    SettingError, TranslateError, Unread, Verified, WebhookRequest, Window, answer, ask, signature, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
-use crate::event::{
-    ANSWER_PREFIX, DisputeState, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, RefundState, Source,
-};
+use crate::event::{DisputeState, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, RefundState, Source};
 use crate::secret::Secret;
 
 /// The adapter.
@@ -65,8 +64,6 @@ const PAGES_MAX: i64 = 100_000;
 const WORD_BYTES_MAX: usize = 64;
 /// The most digits that an id has: those of the largest `i64`.
 const NUMBER_DIGITS_MAX: usize = 19;
-/// The end of the year 9999: what is beyond it cannot be written as a date.
-const UNTIL_MAX_S: i64 = 253_402_300_799;
 /// What may stand in a path as it is, of a reference: Paystack allows `-`, `.`, `=` and letters and digits, older ones more.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -81,7 +78,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("paystack-hex-sha512")],
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::Begun, endpoint_list: false },
+    list: Some(Listing::USUAL),
     // paystack.com/docs/payments/webhooks as of 2025-10, for test and live.
     sources: &["52.31.139.75/32", "52.49.173.169/32", "52.214.14.220/32"],
 };
@@ -197,15 +195,21 @@ impl Psp for Paystack {
         }
     }
 
-    /// Transactions, then refunds, then disputes, by their creation. From the second page on, what came up to the first alone:
-    /// what is made meanwhile would move the pages.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
-        let ListStep { list, page, until } = ListStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))?;
-        let until = until.map(|until| format!("&to={until}")).unwrap_or_default();
-        get(account, &format!("/{}?from={since}{until}&perPage={PAGE}&page={page}", list.path()))
+    /// Transactions, then refunds, then disputes, by their creation. What is made meanwhile is beyond the window, and so moves
+    /// no page.
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        let ListStep { list, page } = ListStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))?;
+        let Window { since, until } = window.in_seconds();
+        get(account, &format!("/{}?from={since}&to={until}&perPage={PAGE}&page={page}", list.path()))
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        _window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
         let step = ListStep::of(asked.cursor).ok_or_else(unknown_cursor)?;
         let value = read_answer(response, asked)?;
         let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at) };
@@ -424,8 +428,6 @@ impl<'a> StatusStep<'a> {
 struct ListStep {
     list: List,
     page: i64,
-    /// When the first page was read.
-    until: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy)]
@@ -454,25 +456,23 @@ impl List {
 }
 
 impl ListStep {
-    /// Reads a cursor: none, or `<list>:<page>:<until in Unix seconds>`.
+    /// Reads a cursor: none, or `<list>:<page>`.
     fn of(cursor: Option<&str>) -> Option<Self> {
-        let Some(cursor) = cursor else { return Some(Self { list: List::Transactions, page: 1, until: None }) };
-        let (list, rest) = cursor.split_once(':')?;
-        let (page, until_s) = rest.split_once(':')?;
+        let Some(cursor) = cursor else { return Some(Self { list: List::Transactions, page: 1 }) };
+        let (list, page) = cursor.split_once(':')?;
         let list = match list {
             TRANSACTIONS => List::Transactions,
             REFUNDS => List::Refunds,
             DISPUTES => List::Disputes,
             _ => return None,
         };
-        let until = Timestamp::from_seconds(signature::seconds(until_s).filter(|seconds| *seconds <= UNTIL_MAX_S)?);
-        Some(Self { list, page: page_of(page)?, until: Some(until) })
+        Some(Self { list, page: page_of(page)? })
     }
 
     /// The cursor after a page of so many items.
-    fn next(&self, items: usize, read_at: Timestamp) -> Option<String> {
-        let (list, page) = if items == PAGE { (self.list, self.page + 1) } else { (self.list.after()?, 1) };
-        Some(format!("{}:{page}:{}", list.path(), self.until.unwrap_or(read_at).seconds().max(0)))
+    fn next(&self, items: usize) -> Option<String> {
+        let (list, page) = if items > 0 { (self.list, self.page + 1) } else { (self.list.after()?, 1) };
+        Some(format!("{}:{page}", list.path()))
     }
 }
 
@@ -532,7 +532,8 @@ impl Look<'_> {
 
     fn listed(&self, answer: &Node<'_>, step: &ListStep) -> Result<Answer, ReadError> {
         let items = items(answer)?;
-        let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: step.next(items.len(), self.at) };
+        is_whole(answer, step.page, items.len())?;
+        let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: step.next(items.len()) };
         for item in &items {
             let events = match step.list {
                 List::Transactions => self.transaction(item),
@@ -542,8 +543,7 @@ impl Look<'_> {
             match events {
                 Ok(events) => found.events.extend(events),
                 Err(problem) => {
-                    // Without the look: what is listed again and again is recorded once.
-                    let event_id = format!("{ANSWER_PREFIX}{}:{}", step.list.path(), number_at(item, "id")?);
+                    let event_id = format!("{}:{}", step.list.path(), number_at(item, "id")?);
                     found.unread.push(Unread { event_id, error: problem.into() });
                 }
             }
@@ -588,6 +588,18 @@ fn items<'a>(answer: &Node<'a>) -> Result<Vec<Node<'a>>, Problem> {
         return Err(answer.problem("a page larger than was asked for"));
     }
     Ok(items)
+}
+
+/// Refuses a page with fewer items than it says that it has: what is missing stands on no other page.
+fn is_whole(answer: &Node<'_>, page: i64, items: usize) -> Result<(), Problem> {
+    let meta = answer.member("meta");
+    // What it says otherwise, or not at all, proves nothing.
+    let number = |key| meta.optional_integer(key).ok().flatten();
+    let size = number("perPage").and_then(|size| usize::try_from(size).ok()).unwrap_or(PAGE);
+    match number("pageCount") {
+        Some(pages) if page < pages && items < size => Err(meta.problem("a page that is cut off")),
+        _ => Ok(()),
+    }
 }
 
 /// The body of an answer that answers: `status: true` says that the API was well, and nothing about a payment. For a reference
@@ -806,12 +818,10 @@ pub(super) mod tests {
         assert_eq!(status("x", Some("refund:7:2")), "https://api.paystack.co/refund?transaction=7&perPage=100&page=2");
         assert_eq!(status("x", Some("dispute:7:1")), "https://api.paystack.co/dispute?transaction=7&perPage=100&page=1");
         let since = Timestamp::from_seconds(1_789_999_999);
-        let list = |cursor| Paystack.events_request(since, cursor, &account).unwrap().uri().to_string();
-        assert_eq!(list(None), "https://api.paystack.co/transaction?from=2026-09-21T14:13:19Z&perPage=100&page=1");
-        assert_eq!(
-            list(Some("refund:2:1790000000")),
-            "https://api.paystack.co/refund?from=2026-09-21T14:13:19Z&to=2026-09-21T14:13:20Z&perPage=100&page=2"
-        );
+        let list = |cursor| Paystack.events_request(tests::since(since), cursor, &account).unwrap().uri().to_string();
+        let window = "from=2026-09-21T14:13:19Z&to=2026-09-21T14:13:20Z";
+        assert_eq!(list(None), format!("https://api.paystack.co/transaction?{window}&perPage=100&page=1"));
+        assert_eq!(list(Some("refund:2")), format!("https://api.paystack.co/refund?{window}&perPage=100&page=2"));
         let bearer = |account: &Account| {
             let request = Paystack.status_request("x", None, account).unwrap();
             request.headers()["authorization"].to_str().unwrap().to_owned()
@@ -831,8 +841,8 @@ pub(super) mod tests {
         for cursor in ["", "refund", "refund:7", "refund:x:1", "refund:7:0", "refund:7:x", "refund::1", "transaction:7:1"] {
             assert!(Paystack.status_request("x", Some(cursor), &account).is_err(), "{cursor}");
         }
-        for cursor in ["", "refund:1", "refund:1:x", "refund:0:1", "refund:1:999999999999999", "transfer:1:1"] {
-            assert!(Paystack.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        for cursor in ["", "refund", "refund:x", "refund:0", "refund:999999", "refund:1:1", "transfer:1"] {
+            assert!(Paystack.events_request(tests::WHOLE, Some(cursor), &account).is_err(), "{cursor}");
         }
     }
 
@@ -940,14 +950,22 @@ pub(super) mod tests {
     fn lists_are_followed_to_their_end() {
         let transaction = |number: usize| json!({"id": number, "reference": format!("R{number}"), "status": "ongoing", "amount": 1, "currency": "NGN"});
         let read = |cursor: Option<&str>, body: &serde_json::Value| {
-            Paystack.read_events(&asked(cursor), &response(200, body.to_string().as_bytes()), &account()).unwrap()
+            Paystack.read_events(tests::WHOLE, &asked(cursor), &response(200, body.to_string().as_bytes()), &account()).unwrap()
         };
         let page = |items: usize| json!({"status": true, "data": (0..items).map(transaction).collect::<Vec<_>>()});
         let next = |cursor: Option<&str>, items: usize| read(cursor, &page(items)).next;
-        assert_eq!(next(None, PAGE).as_deref(), Some("transaction:2:1790000005"), "as of the first answer");
-        assert_eq!(next(Some("transaction:2:7"), 3).as_deref(), Some("refund:1:7"));
-        assert_eq!(next(Some("refund:1:7"), 0).as_deref(), Some("dispute:1:7"));
-        assert_eq!(next(Some("dispute:3:7"), 0), None);
+        assert_eq!(next(None, PAGE).as_deref(), Some("transaction:2"));
+        assert_eq!(next(Some("transaction:2"), 3).as_deref(), Some("transaction:3"), "a short page need not be the last");
+        assert_eq!(next(Some("transaction:3"), 0).as_deref(), Some("refund:1"));
+        assert_eq!(next(Some("refund:1"), 0).as_deref(), Some("dispute:1"));
+        assert_eq!(next(Some("dispute:3"), 0), None);
+        let cut_off = |size: serde_json::Value| {
+            let mut page = page(3);
+            page["meta"] = json!({"total": 250, "perPage": size, "page": 1, "pageCount": 3});
+            Paystack.read_events(tests::WHOLE, &asked(None), &response(200, page.to_string().as_bytes()), &account()).is_err()
+        };
+        assert!(cut_off(json!(100)) && cut_off(json!("many")), "what is missing stands on no other page");
+        assert!(!cut_off(json!(3)), "its pages are smaller");
 
         let recorded = serde_json::from_slice(include_bytes!("fixtures/paystack/answers/transactions.json")).unwrap();
         let listed = read(None, &recorded);
@@ -957,7 +975,7 @@ pub(super) mod tests {
 
         let by_number =
             json!({"status": true, "data": [{"id": 9, "transaction": 7, "amount": 1, "currency": "NGN", "status": "processed"}]});
-        let listed = read(Some("refund:1:7"), &by_number);
-        assert_eq!((listed.events.len(), listed.unread[0].event_id.as_str()), (0, "poll:refund:9"));
+        let listed = read(Some("refund:1"), &by_number);
+        assert_eq!((listed.events.len(), listed.unread[0].event_id.as_str()), (0, "refund:9"));
     }
 }

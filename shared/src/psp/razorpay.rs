@@ -32,7 +32,8 @@
 //! **The order** is `notes.order_id` of the payment, then of Razorpay's order, then that order's `receipt`. `notes` is `[]` if
 //! there are none. Razorpay's order id (`order_…`) links what belongs together where notes are missing.
 //!
-//! **Lists** are by time of creation: a later change of an old payment is in none of them. Only partners can list webhooks.
+//! **Lists** are by time of creation: a later change of an old payment, refund or dispute is in none of them. They are read until
+//! a page is empty, since a short one need not be the last. Only partners can list webhooks.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -45,14 +46,13 @@ use subtle::ConstantTimeEq as _;
 use super::json::{self, Node, Problem};
 use super::telling::Telling;
 use super::{
-    Abilities, Account, Answer, AskError, Asked, Keys, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError,
-    TranslateError, Unread, Verified, WebhookRequest, answer, ask, signature, telling,
+    Abilities, Account, Answer, AskError, Asked, Keys, LateChanges, Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme,
+    SettingError, TranslateError, Unread, Verified, WebhookRequest, Window, answer, ask, signature, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
 use crate::event::{
-    ANSWER_PREFIX, DisputeState, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind,
-    RefundState, Source,
+    DisputeState, Fact, FactVersion, Mode, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind, RefundState, Source,
 };
 
 /// The adapter.
@@ -77,7 +77,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("razorpay-hex")],
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: false },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::Begun, endpoint_list: false },
+    list: Some(Listing::USUAL),
     // razorpay.com/docs/security/whitelists as of 2026-04.
     sources: &[
         "52.66.75.174/32",
@@ -177,16 +178,21 @@ impl Psp for Razorpay {
         }
     }
 
-    /// Payments, then refunds, then disputes, by their creation. From the second page on, what came up to the first alone: what
-    /// is made meanwhile would move the pages.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
-        let ListStep { list, skip, until_s } = ListStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))?;
-        let until = until_s.map(|until_s| format!("&to={until_s}")).unwrap_or_default();
-        let since_s = since.seconds().max(0);
-        get(account, &format!("/v1/{}?from={since_s}{until}&count={PAGE}&skip={skip}", list.path()))
+    /// Payments, then refunds, then disputes, by their creation. What is made meanwhile is beyond the window, and so moves no
+    /// page.
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        let ListStep { list, skip } = ListStep::of(cursor).ok_or_else(|| malformed_cursor(cursor))?;
+        let (since_s, until_s) = window.seconds();
+        get(account, &format!("/v1/{}?from={since_s}&to={until_s}&count={PAGE}&skip={skip}", list.path()))
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        _window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
         let step = ListStep::of(asked.cursor).ok_or_else(unknown_cursor)?;
         let value = read_answer(response, asked)?;
         let look = Look { asked, account, at: answer::date(response).unwrap_or(asked.at) };
@@ -477,8 +483,6 @@ impl StatusStep {
 struct ListStep {
     list: List,
     skip: usize,
-    /// When the first page was read, in Unix seconds.
-    until_s: Option<i64>,
 }
 
 #[derive(Clone, Copy)]
@@ -507,25 +511,23 @@ impl List {
 }
 
 impl ListStep {
-    /// Reads a cursor: none, or `<list>:<skip>:<until>`.
+    /// Reads a cursor: none, or `<list>:<skip>`.
     fn of(cursor: Option<&str>) -> Option<Self> {
-        let Some(cursor) = cursor else { return Some(Self { list: List::Payments, skip: 0, until_s: None }) };
-        let (list, rest) = cursor.split_once(':')?;
-        let (skip, until_s) = rest.split_once(':')?;
+        let Some(cursor) = cursor else { return Some(Self { list: List::Payments, skip: 0 }) };
+        let (list, skip) = cursor.split_once(':')?;
         let list = match list {
             PAYMENTS => List::Payments,
             REFUNDS => List::Refunds,
             DISPUTES => List::Disputes,
             _ => return None,
         };
-        Some(Self { list, skip: skip_of(skip)?, until_s: Some(signature::seconds(until_s)?) })
+        Some(Self { list, skip: skip_of(skip)? })
     }
 
     /// The cursor after a page of so many items.
-    fn next(&self, items: usize, read_at: Timestamp) -> Option<String> {
-        let (list, skip) = if items == PAGE { (self.list, self.skip + PAGE) } else { (self.list.after()?, 0) };
-        let until_s = self.until_s.unwrap_or_else(|| read_at.seconds().max(0));
-        Some(format!("{}:{skip}:{until_s}", list.path()))
+    fn next(&self, items: usize) -> Option<String> {
+        let (list, skip) = if items > 0 { (self.list, self.skip + items) } else { (self.list.after()?, 0) };
+        Some(format!("{}:{skip}", list.path()))
     }
 }
 
@@ -568,7 +570,7 @@ impl Look<'_> {
 
     fn listed(&self, page: &Node<'_>, step: &ListStep) -> Result<Answer, ReadError> {
         let items = items(page)?;
-        let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: step.next(items.len(), self.at) };
+        let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: step.next(items.len()) };
         for item in &items {
             let events = match step.list {
                 List::Payments => self.payment(item),
@@ -576,11 +578,9 @@ impl Look<'_> {
                 List::Disputes => self.dispute(item).map(|event| vec![event]),
             };
             match events {
-                Ok(events) => found.events.extend(events),
+                Ok(events) => found.events.extend(events.into_iter().filter(|event| !telling::is_no_refund(event))),
                 Err(problem) => {
-                    // Without the look: what is listed again and again is recorded once.
-                    let event_id = format!("{ANSWER_PREFIX}{}", id(item, "id")?);
-                    found.unread.push(Unread { event_id, error: problem.into() });
+                    found.unread.push(Unread { event_id: id(item, "id")?.to_owned(), error: problem.into() });
                 }
             }
         }
@@ -827,12 +827,10 @@ pub(super) mod tests {
         assert_eq!(status(None), "https://api.razorpay.com/v1/payments/pay_T1");
         assert_eq!(status(Some("refunds:100")), "https://api.razorpay.com/v1/payments/pay_T1/refunds?count=100&skip=100");
         let since = Timestamp::from_millis(1_789_999_999_999);
-        let list = |cursor| Razorpay.events_request(since, cursor, &account).unwrap().uri().to_string();
-        assert_eq!(list(None), "https://api.razorpay.com/v1/payments?from=1789999999&count=100&skip=0");
-        assert_eq!(
-            list(Some("disputes:200:1790000005")),
-            "https://api.razorpay.com/v1/disputes?from=1789999999&to=1790000005&count=100&skip=200"
-        );
+        let list = |cursor| Razorpay.events_request(tests::since(since), cursor, &account).unwrap().uri().to_string();
+        let window = "from=1789999999&to=1790000000";
+        assert_eq!(list(None), format!("https://api.razorpay.com/v1/payments?{window}&count=100&skip=0"));
+        assert_eq!(list(Some("disputes:200")), format!("https://api.razorpay.com/v1/disputes?{window}&count=100&skip=200"));
         let request = Razorpay.status_request("pay_T1", None, &account).unwrap();
         // rzp_test_invented:sk_test_invented
         assert_eq!(request.headers()["authorization"], "Basic cnpwX3Rlc3RfaW52ZW50ZWQ6c2tfdGVzdF9pbnZlbnRlZA==");
@@ -858,8 +856,8 @@ pub(super) mod tests {
         for cursor in ["", "refunds", "refunds:", "refunds:x", "refunds:-1", "refunds:1&x=y", "refunds:1000001", "disputes:0:1"] {
             assert!(Razorpay.status_request("pay_1", Some(cursor), &account).is_err(), "{cursor}");
         }
-        for cursor in ["", "payments", "payments:0", "payments:0:", "payments:0:x", "settlements:0:1", "payments:01:1"] {
-            assert!(Razorpay.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+        for cursor in ["", "payments", "payments:", "payments:x", "payments:0:1", "settlements:0", "payments:01"] {
+            assert!(Razorpay.events_request(tests::WHOLE, Some(cursor), &account).is_err(), "{cursor}");
         }
     }
 
@@ -878,7 +876,7 @@ pub(super) mod tests {
     }
 
     fn read_events(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
-        Razorpay.read_events(&asked(cursor), &response(body), &account())
+        Razorpay.read_events(tests::WHOLE, &asked(cursor), &response(body), &account())
     }
 
     #[test]
@@ -893,8 +891,8 @@ pub(super) mod tests {
             assert_eq!(answer.next.as_deref(), next, "{name}");
             insta::assert_json_snapshot!(format!("razorpay-answer-{name}"), answer.events);
         }
-        let disputes = read_events(Some("disputes:0:1"), include_bytes!("fixtures/razorpay/answers/disputes.json")).unwrap();
-        assert_eq!(disputes.next, None);
+        let disputes = read_events(Some("disputes:0"), include_bytes!("fixtures/razorpay/answers/disputes.json")).unwrap();
+        assert_eq!(disputes.next.as_deref(), Some("disputes:2"));
         insta::assert_json_snapshot!("razorpay-answer-disputes", disputes.events);
     }
 
@@ -950,7 +948,7 @@ pub(super) mod tests {
             let dispute = json!({"id": "disp_1", "payment_id": "pay_1", "amount": 5, "currency": "INR", "phase": phase,
                 "amount_deducted": deducted, "status": word});
             let page = json!({"items": [dispute]}).to_string();
-            let answer = read_events(Some("disputes:0:1"), page.as_bytes()).unwrap();
+            let answer = read_events(Some("disputes:0"), page.as_bytes()).unwrap();
             let Fact::Dispute { state: told, .. } = answer.events[0].fact else { panic!("{:?}", answer.events[0].fact) };
             assert_eq!(told, state, "{word} {phase} {deducted}");
         }
@@ -965,15 +963,16 @@ pub(super) mod tests {
         assert_eq!(next("refunds:100", PAGE - 1), None);
 
         let next = |cursor: Option<&str>, items: usize| read_events(cursor, page(items).as_bytes()).unwrap().next;
-        assert_eq!(next(Some("refunds:100:7"), PAGE).as_deref(), Some("refunds:200:7"));
-        assert_eq!(next(Some("refunds:100:7"), 1).as_deref(), Some("disputes:0:7"));
-        assert_eq!(next(Some("disputes:0:7"), 0), None);
-        assert_eq!(next(None, 0).as_deref(), Some("refunds:0:1790000005"), "as of the first answer");
+        assert_eq!(next(Some("refunds:100"), PAGE).as_deref(), Some("refunds:200"));
+        assert_eq!(next(Some("refunds:100"), 1).as_deref(), Some("refunds:101"), "a short page need not be the last");
+        assert_eq!(next(Some("refunds:101"), 0).as_deref(), Some("disputes:0"));
+        assert_eq!(next(Some("disputes:0"), 0), None);
+        assert_eq!(next(None, 0).as_deref(), Some("refunds:0"));
 
         let payments = read_events(None, include_bytes!("fixtures/razorpay/answers/payments.json")).unwrap();
-        assert_eq!(keys(&payments.events), ["poll:pay_T3:look-7", "poll:pay_T1:look-7", "poll:pay_T1:total:look-7"]);
+        assert_eq!(keys(&payments.events), ["poll:pay_T3:look-7", "poll:pay_T1:look-7"]);
         assert_eq!(payments.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
-        assert_eq!(payments.unread[0].event_id, "poll:pay_T2");
+        assert_eq!(payments.unread[0].event_id, "pay_T2");
     }
 
     #[test]

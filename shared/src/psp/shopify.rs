@@ -19,7 +19,8 @@ use http::HeaderName;
 
 use super::generic::{self, Algorithm, Encoding, KeyEncoding, Part, Signing};
 use super::{
-    Abilities, Account, Keys, Profile, Psp, Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest, normalised,
+    Abilities, Account, Keys, LateChanges, Profile, Psp, Rejection, Scheme, SettingError, TranslateError, Verified,
+    WebhookRequest, normalised,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -52,7 +53,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("generic-base64-hmac-sha256")],
-    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: LateChanges::Unlisted, endpoint_list: false },
+    list: None,
     sources: &[],
 };
 

@@ -24,8 +24,10 @@
 //! `order_reference` says so. Refunds and disputes lead to the order by their payment.
 //!
 //! **Lists.** There is no list of one payment's disputes: they come by webhook and by the sweep, which looks through the
-//! payments and refunds of the seller's main location that changed, and through all disputes. (Square's log of events is off
-//! by default, so it is not used.)
+//! payments of the seller's main location that changed, the refunds of all locations, and all disputes. (Square's log of
+//! events is off by default, so it is not used.) Payments and refunds are listed by their last change, oldest first: what
+//! changes while they are read moves to the end, and everything behind it up by one. So a page is not followed by Square's
+//! cursor, but by the time of its last item, as long as there are different times.
 
 mod endpoint;
 
@@ -41,9 +43,9 @@ use subtle::ConstantTimeEq as _;
 use super::json::{self, Node, Problem};
 use super::telling::{self, Telling};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
-    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
-    ask, signature,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, LateChanges,
+    Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint,
+    WebhookRequest, Window, answer, ask, signature,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -77,7 +79,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("square-url-body")],
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::All, endpoint_list: true },
+    list: Some(Listing::USUAL),
     // Production, then sandbox; from secondary sources of 2026, no page of Square's own lists them.
     sources: &["34.202.99.168/32", "54.245.1.154/32", "54.212.177.79/32", "107.20.218.8/32"],
 };
@@ -194,24 +197,43 @@ impl Psp for Square {
     }
 
     /// What changed since, oldest first: payments, then refunds; then all disputes, which Square cannot list by time.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
-        let (list, after) = List::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))?;
-        let after = after.map(|after| format!("&cursor={}", encoded(after))).unwrap_or_default();
-        let changed = format!("updated_at_begin_time={since}&sort_field=UPDATED_AT&sort_order=ASC&limit={PAGE}");
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+        let place = Place::of(cursor).ok_or_else(|| AskError::MalformedId(cursor.unwrap_or_default().to_owned()))?;
+        let after = place.after.map(|after| format!("&cursor={}", encoded(after))).unwrap_or_default();
+        let (since, until) = (place.since.unwrap_or(window.since), window.until);
+        let changed = format!("updated_at_begin_time={since}&updated_at_end_time={until}&sort_field=UPDATED_AT&sort_order=ASC");
+        let changed = format!("{changed}&limit={PAGE}");
+        let list = place.list;
         match list {
             List::Payments | List::Refunds => get(account, &format!("/v2/{}?{changed}{after}", list.name())),
             List::Disputes => get(account, &format!("/v2/disputes?{}", after.trim_start_matches('&'))),
         }
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
-        let (list, after) = List::of(asked.cursor).ok_or_else(|| ReadError::Unintelligible("an unknown cursor".to_owned()))?;
+    fn read_events(
+        &self,
+        window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
+        let place = Place::of(asked.cursor).ok_or_else(|| ReadError::Unintelligible("an unknown cursor".to_owned()))?;
         let value = json::read(answer::body(response, Some(asked.at))?)?;
-        let page = Page::read(&Node::root(&value), list.name(), after)?;
-        let following = list.following().map(|list| list.name().to_owned());
-        let next = page.next.map(|next| format!("{}:{next}", list.name())).or(following);
+        let page = Page::read(&Node::root(&value), place.list.name(), place.after)?;
+        let list = place.list;
+        let (next, left) = place.next(&page);
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next };
         for object in &page.items {
+            let changed = telling::time(object, "updated_at");
+            match list {
+                List::Payments | List::Refunds => telling::not_before(window, changed.clone(), object)?,
+                // All are listed, again and again.
+                List::Disputes if changed.as_ref().is_ok_and(|at| *at < window.in_seconds().since) => continue,
+                List::Disputes => {}
+            }
+            if left.is_some_and(|left| changed.is_ok_and(|at| at >= left)) {
+                continue;
+            }
             let told = list
                 .kind()
                 .tell(object, account)
@@ -220,7 +242,7 @@ impl Psp for Square {
                 Ok(events) => found.events.extend(events),
                 Err(problem) => {
                     let id = object.name("id").or_else(|_| object.name("dispute_id"))?;
-                    found.unread.push(Unread { event_id: answer_id(id, asked)?, error: problem.into() });
+                    found.unread.push(Unread { event_id: id.to_owned(), error: problem.into() });
                 }
             }
         }
@@ -502,15 +524,47 @@ impl List {
             Self::Disputes => None,
         }
     }
+}
 
-    /// Reads a cursor: none, `<list>`, or `<list>:<Square's cursor>`.
-    fn of(cursor: Option<&str>) -> Option<(Self, Option<&str>)> {
-        let Some(cursor) = cursor else { return Some((Self::Payments, None)) };
-        let (name, after) = cursor.split_once(':').map_or((cursor, None), |(name, after)| (name, Some(after)));
+/// Where a sweep stands.
+struct Place<'a> {
+    list: List,
+    /// What changed from then on is still to be read; `None`: from the window's beginning.
+    since: Option<Timestamp>,
+    /// Square's own cursor.
+    after: Option<&'a str>,
+}
+
+impl<'a> Place<'a> {
+    /// Reads a cursor: none, or `<list>[@<milliseconds>][:<Square's cursor>]`.
+    fn of(cursor: Option<&'a str>) -> Option<Self> {
+        let Some(cursor) = cursor else { return Some(Self { list: List::Payments, since: None, after: None }) };
+        let (place, after) = cursor.split_once(':').map_or((cursor, None), |(place, after)| (place, Some(after)));
         if after.is_some_and(|after| !is_cursor(after)) {
             return None;
         }
-        Self::ALL.into_iter().find(|list| list.name() == name).map(|list| (list, after))
+        let (name, since) = place.split_once('@').map_or((place, None), |(name, since)| (name, Some(since)));
+        let since = match since {
+            Some(millis) => Some(Timestamp::from_millis(signature::seconds(millis)?)),
+            None => None,
+        };
+        List::ALL.into_iter().find(|list| list.name() == name).map(|list| Self { list, since, after })
+    }
+
+    /// The cursor after a page; and the time from which on its items are left to the next page, so that none is told twice.
+    fn next(&self, page: &Page<'_>) -> (Option<String>, Option<Timestamp>) {
+        let name = self.list.name();
+        let Some(cursor) = page.next else { return (self.list.following().map(|list| list.name().to_owned()), None) };
+        let times: Vec<Timestamp> = page.items.iter().filter_map(|item| telling::time(item, "updated_at").ok()).collect();
+        match (times.first(), times.last()) {
+            (Some(first), Some(last)) if first < last && times.is_sorted() && !matches!(self.list, List::Disputes) => {
+                (Some(format!("{name}@{}", last.millis())), Some(*last))
+            }
+            _ => {
+                let since = self.since.map(|since| format!("@{}", since.millis())).unwrap_or_default();
+                (Some(format!("{name}{since}:{cursor}")), None)
+            }
+        }
     }
 }
 

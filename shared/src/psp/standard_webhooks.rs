@@ -24,8 +24,8 @@ use zeroize::Zeroizing;
 
 use super::signature::{self, Matching, SIGNATURES_MAX};
 use super::{
-    Abilities, Account, Keys, Profile, Proof, Psp, Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest,
-    generic, normalised,
+    Abilities, Account, Keys, LateChanges, Profile, Proof, Psp, Rejection, Scheme, SettingError, TranslateError, Verified,
+    WebhookRequest, generic, normalised,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -72,7 +72,8 @@ static PROFILE: Profile = Profile {
     mapping_version: 2,
     // Both at once: a header's elements say which they are.
     schemes: &[Scheme::signed("standard-webhooks-v1"), Scheme::signed("standard-webhooks-v1a")],
-    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: LateChanges::Unlisted, endpoint_list: false },
+    list: None,
     sources: &[],
 };
 
@@ -427,7 +428,7 @@ pub(super) mod tests {
     fn there_is_nobody_to_ask() {
         let account = account(&StandardWebhooks, &[&secret(KEY)]);
         assert_eq!(StandardWebhooks.status_request("pay_1", None, &account).unwrap_err(), AskError::Unsupported);
-        assert_eq!(StandardWebhooks.events_request(Timestamp::default(), None, &account).unwrap_err(), AskError::Unsupported);
+        assert_eq!(StandardWebhooks.events_request(tests::WHOLE, None, &account).unwrap_err(), AskError::Unsupported);
         assert_eq!(StandardWebhooks.endpoints_request(None, &account).unwrap_err(), AskError::Unsupported);
     }
 }

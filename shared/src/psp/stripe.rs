@@ -33,9 +33,9 @@ use subtle::{Choice, ConstantTimeEq as _};
 use super::json::{self, Node, Problem};
 use super::signature::{self, Matching, SIGNATURES_MAX};
 use super::{
-    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, Profile, Proof,
-    Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint, WebhookRequest, answer,
-    ask, telling,
+    Abilities, Account, Answer, AskError, Asked, ChangedEndpoint, Endpoint, EndpointChange, EndpointList, Keys, LateChanges,
+    Listing, Profile, Proof, Psp, ReadError, Rejection, Scheme, SettingError, TranslateError, Unread, Verified, WantedEndpoint,
+    WebhookRequest, Window, answer, ask, telling,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -67,7 +67,14 @@ static PROFILE: Profile = Profile {
     asks_per_second: 20,
     mapping_version: 1,
     schemes: &[Scheme::signed("stripe-v1")],
-    can: Abilities { payment_status: true, event_list: true, late_changes: true, endpoint_list: true },
+    can: Abilities { payment_status: true, event_list: true, late_changes: LateChanges::All, endpoint_list: true },
+    // docs.stripe.com/api/events: of the last 30 days.
+    list: Some(Listing {
+        reach: Some(Duration::from_hours(30 * 24)),
+        every: Duration::from_mins(5),
+        is_log: true,
+        ..Listing::USUAL
+    }),
     // https://stripe.com/files/ips/ips_webhooks.txt as of 2026-05-15; changes are announced seven days ahead.
     sources: &[
         "3.18.12.63/32",
@@ -88,8 +95,10 @@ static PROFILE: Profile = Profile {
     ],
 };
 
-/// What the sweep asks for: Stripe takes at most 20 types. Left out are three that only say "still pending"
-/// (`payment_intent.{processing,requires_action,partially_funded}`).
+/// What the sweep asks for: Stripe takes at most 20 types. Left out are those that only say "still pending"
+/// (`payment_intent.{processing,requires_action,partially_funded}`, `charge.{pending,updated}`), a failure that the older API
+/// tells (`charge.failed`), and `charge.dispute.funds_*`, which say no more than the dispute's other events. Of charges there
+/// are two, for payments that no intent made.
 const SWEPT_TYPES: [&str; 20] = [
     "payment_intent.created",
     "payment_intent.amount_capturable_updated",
@@ -102,8 +111,8 @@ const SWEPT_TYPES: [&str; 20] = [
     "charge.dispute.created",
     "charge.dispute.updated",
     "charge.dispute.closed",
-    "charge.dispute.funds_withdrawn",
-    "charge.dispute.funds_reinstated",
+    "charge.succeeded",
+    "charge.captured",
     "refund.created",
     "refund.updated",
     "refund.failed",
@@ -199,18 +208,24 @@ impl Psp for Stripe {
     }
 
     /// Newest first, which is all that `starting_after` can do; 30 days back at most.
-    fn events_request(&self, since: Timestamp, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
+    fn events_request(&self, window: Window, cursor: Option<&str>, account: &Account) -> Result<Request<Bytes>, AskError> {
         let types: String = SWEPT_TYPES.iter().flat_map(|name| ["&types[]=", name]).collect();
-        let since_s = since.seconds().max(0);
-        let after = checked_cursor(cursor)?;
-        get(account, &format!("/v1/events?created[gte]={since_s}{types}&limit={PAGE}{}", starting_after(after)))
+        let ((since_s, until_s), after) = (window.seconds(), starting_after(checked_cursor(cursor)?));
+        get(account, &format!("/v1/events?created[gte]={since_s}&created[lte]={until_s}{types}&limit={PAGE}{after}"))
     }
 
-    fn read_events(&self, asked: &Asked<'_>, response: &Response<Bytes>, account: &Account) -> Result<Answer, ReadError> {
+    fn read_events(
+        &self,
+        window: Window,
+        asked: &Asked<'_>,
+        response: &Response<Bytes>,
+        account: &Account,
+    ) -> Result<Answer, ReadError> {
         let value = json::read(answer::body(response, Some(asked.at))?)?;
         let page = Page::read(&Node::root(&value), asked.cursor)?;
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: page.next.map(str::to_owned) };
         for (event, id) in page.items.iter().zip(&page.ids) {
+            telling::not_before(window, telling::unix_time(event, "created"), event)?;
             match translate_event(event, account, Source::Reconciliation) {
                 Ok(event) => found.events.push(event),
                 Err(TranslateError::Ignored(_)) => {}
@@ -985,8 +1000,10 @@ pub(super) mod tests {
         let charge = |cursor| asked(Stripe.status_request("ch_1", cursor, &account));
         assert_eq!(charge(None), "https://api.stripe.com/v1/charges/ch_1");
         assert_eq!(charge(Some("disputes")), "https://api.stripe.com/v1/disputes?charge=ch_1&limit=100");
-        let events = asked(Stripe.events_request(Timestamp::from_millis(1_789_999_999_999), Some("evt_9"), &account));
-        assert!(events.starts_with("https://api.stripe.com/v1/events?created[gte]=1789999999&types[]=payment_intent.created&"));
+        let events =
+            asked(Stripe.events_request(tests::since(Timestamp::from_millis(1_789_999_999_999)), Some("evt_9"), &account));
+        let window = "created[gte]=1789999999&created[lte]=1790000000";
+        assert!(events.starts_with(&format!("https://api.stripe.com/v1/events?{window}&types[]=payment_intent.created&")));
         assert!(events.ends_with("&limit=100&starting_after=evt_9"));
         assert_eq!(events.matches("types[]=").count(), 20);
 
@@ -1015,7 +1032,7 @@ pub(super) mod tests {
             );
         }
         for cursor in ["", "evt", "evt_1&x"] {
-            assert!(Stripe.events_request(Timestamp::default(), Some(cursor), &account).is_err());
+            assert!(Stripe.events_request(tests::WHOLE, Some(cursor), &account).is_err());
             assert!(Stripe.endpoints_request(Some(cursor), &account).is_err());
         }
     }
@@ -1054,7 +1071,7 @@ pub(super) mod tests {
     fn listed_events_are_the_webhooks_events() {
         let account = account(&Stripe, &[SECRET]);
         let body = include_bytes!("fixtures/stripe/answers/events.json");
-        let answer = Stripe.read_events(&asked(None), &response(body), &account).unwrap();
+        let answer = Stripe.read_events(tests::WHOLE, &asked(None), &response(body), &account).unwrap();
         let listed: Vec<&str> = answer.events.iter().map(|event| event.event_type.as_str()).collect();
         assert_eq!(listed, ["charge.refunded", "payment_intent.succeeded"]);
         assert_eq!(answer.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
@@ -1158,7 +1175,7 @@ pub(super) mod tests {
         }
         let account = account(&Stripe, &[SECRET]);
         let empty = response(br#"{"data":[],"has_more":true}"#);
-        assert!(matches!(Stripe.read_events(&asked(None), &empty, &account), Err(ReadError::Unintelligible(_))));
+        assert!(matches!(Stripe.read_events(tests::WHOLE, &asked(None), &empty, &account), Err(ReadError::Unintelligible(_))));
         assert!(matches!(Stripe.read_endpoints(&empty), Err(ReadError::Unintelligible(_))));
         assert!(matches!(read_status(None, b"<html>"), Err(ReadError::Unintelligible(_))));
     }

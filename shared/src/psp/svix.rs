@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use super::standard_webhooks::{self, NAMES as WEBHOOK, Names};
 use super::{
-    Abilities, Account, Keys, Profile, Psp, Rejection, Scheme, SettingError, TranslateError, Verified, WebhookRequest, normalised,
+    Abilities, Account, Keys, LateChanges, Profile, Psp, Rejection, Scheme, SettingError, TranslateError, Verified,
+    WebhookRequest, normalised,
 };
 use crate::clock::Timestamp;
 use crate::envelope::Envelope;
@@ -33,7 +34,8 @@ static PROFILE: Profile = Profile {
     asks_per_second: 5,
     mapping_version: 1,
     schemes: &[Scheme::signed("svix")],
-    can: Abilities { payment_status: false, event_list: false, late_changes: false, endpoint_list: false },
+    can: Abilities { payment_status: false, event_list: false, late_changes: LateChanges::Unlisted, endpoint_list: false },
+    list: None,
     sources: &[],
 };
 

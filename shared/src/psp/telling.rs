@@ -1,7 +1,7 @@
 //! What the adapters' translations share: the event around a fact, its names, times and messages.
 
 use super::json::{Node, Problem};
-use super::{Account, Asked, SettingError};
+use super::{Account, Asked, SettingError, Window};
 use crate::clock::Timestamp;
 use crate::event::{ANSWER_PREFIX, EventKey, Fact, FactVersion, Failure, Mode, PaymentEvent, Reference, ReferenceKind, Source};
 
@@ -101,6 +101,21 @@ pub(super) fn unix_time(object: &Node<'_>, key: &str) -> Result<Timestamp, Probl
         Ok(Timestamp::from_seconds(seconds))
     } else {
         Err(object.required(key)?.problem("not a time"))
+    }
+}
+
+/// Whether the event says that nothing is refunded. Of a payment in a list, which shows what was made lately, that is no news, and
+/// it would be told each time that the list is read.
+pub(super) fn is_no_refund(event: &PaymentEvent) -> bool {
+    matches!(&event.fact, Fact::RefundTotal { amount } if amount.minor == 0)
+}
+
+/// Refuses what stands in a list although it is older than was asked for: a list of another window. What says no time is judged
+/// by who reads it.
+pub(super) fn not_before(window: Window, at: Result<Timestamp, Problem>, item: &Node<'_>) -> Result<(), Problem> {
+    match at {
+        Ok(at) if at < window.in_seconds().since => Err(item.problem("older than was asked for")),
+        _ => Ok(()),
     }
 }
 

@@ -15,6 +15,13 @@ use super::*;
 use crate::event::{ANSWER_PREFIX, EventKey, Fact, PaymentState, Reference, ReferenceKind, RefundState};
 
 pub(super) const NOW_S: i64 = 1_790_000_000;
+/// All that was until then.
+pub(super) const WHOLE: Window = Window { since: Timestamp::from_seconds(0), until: Timestamp::from_seconds(NOW_S) };
+
+/// From a time until [`NOW_S`].
+pub(super) const fn since(since: Timestamp) -> Window {
+    Window { since, ..WHOLE }
+}
 const TOLERANCE_S: u32 = 300;
 
 /// The headers and the body of a call.
@@ -591,6 +598,28 @@ fn every_documented_api_is_supported_and_no_other_is_claimed() {
     }
 }
 
+/// Settled payments are left to lists alone as far as these show what becomes of them.
+#[test]
+fn lists_are_trusted_with_what_they_show() {
+    for psp in ALL {
+        let (can, list) = (psp.profile().can, psp.profile().list);
+        let shows = match psp.id() {
+            // Logs of events, objects by their last change, and a list that says whom to ask about.
+            "stripe" | "gocardless" | "coinbase-commerce" | "square" | "paypal" => LateChanges::All,
+            // Refunds and disputes by when they were made.
+            "razorpay" | "mollie" | "paystack" | "braintree" => LateChanges::Begun,
+            _ => LateChanges::Unlisted,
+        };
+        assert_eq!(can.late_changes, shows, "{}", psp.id());
+        let is_log = list.is_some_and(|list| list.is_log);
+        assert_eq!(is_log, ["stripe", "gocardless", "coinbase-commerce"].contains(&psp.id()), "{}", psp.id());
+        if let Some(list) = list {
+            assert!(list.lag >= list.every.min(Listing::USUAL.lag) && list.slice.is_none_or(|slice| slice > list.lag * 2));
+            assert!(list.reach.is_none_or(|reach| reach >= list.lag * 100), "{}", psp.id());
+        }
+    }
+}
+
 /// What an adapter says that it can be asked builds a request, and what it says that it cannot does not.
 #[test]
 fn abilities_are_what_requests_can_be_built_for() {
@@ -601,8 +630,9 @@ fn abilities_are_what_requests_can_be_built_for() {
         let (psp, can) = (specimen.psp, specimen.psp.profile().can);
         let status = psp.status_request("unheard-of", None, &account);
         assert_eq!(status.err() != Some(AskError::Unsupported), can.payment_status, "{}: payment status", specimen.name());
-        let events = psp.events_request(Timestamp::from_seconds(NOW_S), None, &account);
+        let events = psp.events_request(WHOLE, None, &account);
         assert_eq!(events.err() != Some(AskError::Unsupported), can.event_list, "{}: event list", specimen.name());
+        assert_eq!(psp.profile().list.is_some(), can.event_list, "{}: how its list is read", specimen.name());
         let endpoints = psp.endpoints_request(None, &account);
         assert_eq!(endpoints.err() != Some(AskError::Unsupported), can.endpoint_list, "{}: endpoint list", specimen.name());
     }
@@ -762,13 +792,13 @@ fn read_everything(specimen: &Specimen, status: u16, headers: HeaderMap, body: V
     *response.headers_mut() = headers;
     let asked = Asked { payment_id: "pi_3PbA", cursor, at: Timestamp::from_seconds(NOW_S), look_id: "look-1" };
     let _ = psp.read_status(&asked, &response, &account);
-    let _ = psp.read_events(&asked, &response, &account);
+    let _ = psp.read_events(WHOLE, &asked, &response, &account);
     let _ = psp.read_endpoints(&response);
     let _ = psp.read_endpoints_at(cursor, &response);
     let _ = psp.read_changed_endpoint(&response);
     let _ = psp.read_token(&response);
     let _ = psp.status_request(cursor.unwrap_or("pi_3PbA"), cursor, &account);
-    let _ = psp.events_request(asked.at, cursor, &account);
+    let _ = psp.events_request(since(asked.at), cursor, &account);
     let _ = psp.endpoints_request(cursor, &account);
     let change = EndpointChange::Update { id: cursor.unwrap_or_default(), url: cursor, events: None, enable: status == 200 };
     let _ = psp.change_endpoint_request(&change, &account);

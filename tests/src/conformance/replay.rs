@@ -137,9 +137,10 @@ const fn profile(mapping_version: u32) -> Profile {
         can: paybell_shared::psp::Abilities {
             payment_status: false,
             event_list: false,
-            late_changes: false,
+            late_changes: paybell_shared::psp::LateChanges::Unlisted,
             endpoint_list: false,
         },
+        list: None,
         sources: &[],
     }
 }

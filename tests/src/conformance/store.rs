@@ -18,6 +18,7 @@ use paybell_shared::event::{
     EventKey, Fact, FactVersion, Failure, PaymentEvent, PaymentFact, PaymentState, Reference, ReferenceKind, RefundState, Source,
 };
 use paybell_shared::money::{Currency, Money};
+use paybell_shared::psp::LateChanges;
 use paybell_worker::ids::Ids;
 use paybell_worker::inbox::{Arrival, Body, Content, InboxRow, Outcome};
 use paybell_worker::order::{AccountKey, OrderStatus, ReviewReason, Rules, Verdict};
@@ -110,7 +111,7 @@ pub enum Database {
 pub const FIRST_LOOK: Duration = Duration::from_mins(1);
 const LEASE: Duration = Duration::from_secs(30);
 /// No list shows what becomes of a settled payment.
-pub const HABITS: Habits = Habits { usual_delay: FIRST_LOOK, lists_late_changes: false };
+pub const HABITS: Habits = Habits { usual_delay: FIRST_LOOK, lists_late_changes: LateChanges::Unlisted };
 
 /// 2026-09-21T14:13:20.123Z.
 pub const NOW: Timestamp = Timestamp::from_millis(1_790_000_000_123);

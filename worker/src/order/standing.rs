@@ -13,6 +13,8 @@ pub enum Standing {
     Moving,
     /// Money came in, and nothing more is on its way. It may still be refunded or disputed.
     Settled,
+    /// Settled, and some of it went back, or was to: what was decided of a refund or dispute may be undone.
+    Returned,
     /// Money is promised, and not captured yet.
     Authorized,
     /// Nobody paid yet; the payer may.
@@ -24,13 +26,15 @@ pub enum Standing {
 }
 
 impl Standing {
-    pub const ALL: [Self; 6] = [Self::Moving, Self::Settled, Self::Authorized, Self::Open, Self::Failed, Self::GivenUp];
+    pub const ALL: [Self; 7] =
+        [Self::Moving, Self::Settled, Self::Returned, Self::Authorized, Self::Open, Self::Failed, Self::GivenUp];
 
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Moving => "moving",
             Self::Settled => "settled",
+            Self::Returned => "returned",
             Self::Authorized => "authorized",
             Self::Open => "open",
             Self::Failed => "failed",
@@ -69,17 +73,24 @@ impl PaymentRegisters {
             || refunds.any(|refund| refund.state == RefundState::Pending)
             || disputes.any(|dispute| matches!(dispute.state, DisputeState::Inquiry | DisputeState::Open));
         let has_money = self.amounts().is_some_and(|(captured, _)| captured > 0);
+        let paid = if self.was_returned() { Standing::Returned } else { Standing::Settled };
         match self.state() {
             _ if is_moving => Standing::Moving,
             // A part of it: the rest may come.
             PaymentState::Captured if !self.is_all() => Standing::Authorized,
-            _ if has_money => Standing::Settled,
-            PaymentState::Captured => Standing::Settled,
+            _ if has_money => paid,
+            PaymentState::Captured => paid,
             PaymentState::Authorized => Standing::Authorized,
             PaymentState::Pending => Standing::Open,
             PaymentState::Failed => Standing::Failed,
             PaymentState::Expired | PaymentState::AuthorizationExpired | PaymentState::Canceled => Standing::GivenUp,
         }
+    }
+
+    /// Some of its money went back, or was to go.
+    fn was_returned(&self) -> bool {
+        let is_refunded = self.refund_total.is_some_and(|total| total.value.minor > 0);
+        is_refunded || !self.refunds.is_empty() || !self.disputes.is_empty()
     }
 
     /// Nothing of what was authorised is still to be captured.

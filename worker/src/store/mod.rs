@@ -14,6 +14,7 @@ mod retention;
 mod rows;
 pub mod sqlite;
 mod stream;
+mod sweeps;
 mod unsettled;
 mod watch;
 
@@ -29,6 +30,7 @@ use futures_util::future::BoxFuture;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source, compare_shared};
 use paybell_shared::money::Money;
+use paybell_shared::psp::{Hinted, Window};
 use serde::Serialize;
 use sqlx::SqlSafeStr as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -44,6 +46,7 @@ pub use self::replay::{
 };
 pub use self::retention::Kept;
 pub use self::stream::{Position, Positioned};
+pub use self::sweeps::{DuePage, LeasedPage, ReadPage};
 pub use self::unsettled::{Reason, UNSETTLED_COUNTED_MAX, Unsettled, UnsettledPlace};
 pub use self::watch::{LeasedWatch, WatchKey, WatchKind, WatchLease, WatchState};
 use crate::ids::Ids;
@@ -51,11 +54,15 @@ use crate::inbox::{Arrival, Body, InboxRow, Outcome};
 use crate::manners::{Ended, Leave, Manners, News};
 use crate::order::{AccountKey, OrderStatus, Registers, Rules, Standing, Verdict, View};
 use crate::schedule::Habits;
+use crate::sweep::course::Course;
 
 /// So many parked events are counted; that there are more says the same.
 pub const OVERDUE_COUNTED_MAX: u32 = 10_000;
 /// So many due payments of an account are counted: at five a second they take five hours.
 pub const DUE_COUNTED_MAX: u32 = 100_000;
+/// So many events are looked at to find one that a webhook told of an account within a time: a few milliseconds' reading. That
+/// none is found among them proves nothing.
+pub const TOLD_LOOKED_AT_MAX: u32 = 5_000;
 
 /// The order's truth and the inbox.
 #[async_trait]
@@ -231,6 +238,38 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The database does not answer.
     async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError>;
+
+    /// Leases the next page of an account's list, if one is due and the account's manners allow to ask for it now; committing
+    /// the lease: whoever dies with it loses it at `until`. An account that was never swept begins now.
+    ///
+    /// # Errors
+    /// The database does not answer, or what it says is of a newer version.
+    async fn lease_page(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedPage, StoreError>;
+
+    /// Ends a page: keeps how far the list is read, if the lease is still held, and says how the PSP behaved.
+    ///
+    /// # Errors
+    /// The database does not answer: the page is read again when the lease ends.
+    async fn finish_page(&self, page: &DuePage, read: &ReadPage) -> Result<Option<News>, StoreError>;
+
+    /// How far an account's list is read; `None`: it never was.
+    ///
+    /// # Errors
+    /// The database does not answer, or what it says is of a newer version.
+    async fn course(&self, account: &AccountKey) -> Result<Option<Course>, StoreError>;
+
+    /// Whether a webhook of the account told something that happened within this window, as far as the first
+    /// [`TOLD_LOOKED_AT_MAX`] events say that were received since it began.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn told_within(&self, account: &AccountKey, window: Window) -> Result<bool, StoreError>;
+
+    /// The payments that no look was answered about which began at the time of the hint or later.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn unanswered(&self, account: &AccountKey, hints: &[Hinted]) -> Result<BTreeSet<String>, StoreError>;
 
     /// Leases, of every order that has something to tell this destination, the lowest version that it was not told, if
     /// that is due; committing the lease.
@@ -1034,17 +1073,19 @@ pub fn open_to_read(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectEr
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
 type Step = (i64, &'static str, &'static str);
 
-const POSTGRES_STEPS: [Step; 5] = [
+const POSTGRES_STEPS: [Step; 6] = [
     (1, "inbox and orders", include_str!("../../migrations/postgres/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/postgres/0002_telling_and_asking_why.sql")),
     (3, "asking", include_str!("../../migrations/postgres/0003_asking.sql")),
+    (4, "sweeping", include_str!("../../migrations/postgres/0004_sweeping.sql")),
     (5, "learning", include_str!("../../migrations/postgres/0005_learning.sql")),
     (6, "endpoints", include_str!("../../migrations/postgres/0006_endpoints.sql")),
 ];
-const SQLITE_STEPS: [Step; 5] = [
+const SQLITE_STEPS: [Step; 6] = [
     (1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/sqlite/0002_telling_and_asking_why.sql")),
     (3, "asking", include_str!("../../migrations/sqlite/0003_asking.sql")),
+    (4, "sweeping", include_str!("../../migrations/sqlite/0004_sweeping.sql")),
     (5, "learning", include_str!("../../migrations/sqlite/0005_learning.sql")),
     (6, "endpoints", include_str!("../../migrations/sqlite/0006_endpoints.sql")),
 ];

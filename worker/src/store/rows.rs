@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
+use paybell_shared::psp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
@@ -17,6 +18,7 @@ use super::{
 use crate::inbox::{Body, Content, InboxRow, Outcome};
 use crate::manners::Manners;
 use crate::order::{AccountKey, OrderStatus};
+use crate::sweep::course::Course;
 
 /// An event's columns that depend on whether it was understood.
 pub(super) struct ContentColumns<'a> {
@@ -331,6 +333,16 @@ pub(super) fn from_json<T: DeserializeOwned>(
 pub(super) fn manners(text: Option<&str>, account: &AccountKey) -> Result<Manners, StoreError> {
     let key = || format!("{}/{}", account.psp, account.account);
     text.map_or_else(|| Ok(Manners::default()), |text| from_json(text, "accounts", "manners", &key()))
+}
+
+/// How far an account's list is read.
+pub(super) fn course(text: &str, account: &AccountKey) -> Result<Course, StoreError> {
+    from_json(text, "sweeps", "course", &format!("{}/{}", account.psp, account.account))
+}
+
+/// Whether a stored time lies within a window.
+pub(super) fn is_within(at: &str, window: psp::Window) -> bool {
+    Timestamp::parse_rfc3339(at).is_ok_and(|at| (window.since..=window.until).contains(&at))
 }
 
 /// How a look's answer is written.

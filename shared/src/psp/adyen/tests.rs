@@ -477,7 +477,7 @@ fn the_schemes_do_not_pass_for_each_other() {
 fn nobody_can_be_asked_about_a_payment() {
     let account = standard_account();
     assert_eq!(Adyen.status_request("TSTK5VQ8HXSKGK82", None, &account).unwrap_err(), AskError::Unsupported);
-    assert_eq!(Adyen.events_request(Timestamp::default(), None, &account).unwrap_err(), AskError::Unsupported);
+    assert_eq!(Adyen.events_request(common::WHOLE, None, &account).unwrap_err(), AskError::Unsupported);
 }
 
 #[test]

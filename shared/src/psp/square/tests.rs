@@ -110,13 +110,17 @@ fn questions_are_asked_as_square_reads_them() {
     assert_eq!(status(None), "https://connect.squareupsandbox.com/v2/payments/hYy9A");
     assert_eq!(status(Some("refunds:hYy9A_a,hYy9A_b")), "https://connect.squareupsandbox.com/v2/refunds/hYy9A_a");
     let since = Timestamp::from_millis(1_789_999_999_999);
-    let events = |cursor| uri(Square.events_request(since, cursor, &account));
-    let changed = "updated_at_begin_time=2026-09-21T14:13:19.999Z&sort_field=UPDATED_AT&sort_order=ASC&limit=100";
+    let events = |cursor| uri(Square.events_request(common::since(since), cursor, &account));
+    let end = "updated_at_end_time=2026-09-21T14:13:20Z&sort_field=UPDATED_AT&sort_order=ASC&limit=100";
+    let changed = format!("updated_at_begin_time=2026-09-21T14:13:19.999Z&{end}");
     assert_eq!(events(None), format!("https://connect.squareupsandbox.com/v2/payments?{changed}"));
     assert_eq!(
         events(Some("refunds:a+/=:b")),
         format!("https://connect.squareupsandbox.com/v2/refunds?{changed}&cursor=a%2B%2F%3D%3Ab")
     );
+    let place = format!("https://connect.squareupsandbox.com/v2/payments?updated_at_begin_time=2026-09-21T14:13:20.001Z&{end}");
+    assert_eq!(events(Some("payments@1790000000001")), place);
+    assert_eq!(events(Some("payments@1790000000001:x")), format!("{place}&cursor=x"));
     assert!(events(Some("disputes")).starts_with("https://connect.squareupsandbox.com/v2/disputes"));
     assert_eq!(events(Some("disputes:x")), "https://connect.squareupsandbox.com/v2/disputes?cursor=x");
 
@@ -139,8 +143,17 @@ fn nothing_but_an_id_enters_a_url() {
     for cursor in ["", "refunds", "refunds:", "refunds:a,", "refunds:a/b", "disputes:a", &many] {
         assert_eq!(Square.status_request("hYy9A", Some(cursor), &account).unwrap_err(), AskError::MalformedId(cursor.to_owned()));
     }
-    for cursor in ["", "payments:", "orders", "payments:a b", &format!("payments:{}", "a".repeat(CURSOR_BYTES_MAX + 1))] {
-        assert!(Square.events_request(Timestamp::default(), Some(cursor), &account).is_err(), "{cursor}");
+    for cursor in [
+        "",
+        "payments:",
+        "orders",
+        "payments:a b",
+        "payments@",
+        "payments@x",
+        "payments@-1",
+        &format!("payments:{}", "a".repeat(CURSOR_BYTES_MAX + 1)),
+    ] {
+        assert!(Square.events_request(common::WHOLE, Some(cursor), &account).is_err(), "{cursor}");
     }
     assert!(Square.endpoints_request(Some("a b"), &account).is_err());
 }
@@ -160,7 +173,7 @@ fn read_status(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
 }
 
 fn read_events(cursor: Option<&str>, body: &[u8]) -> Result<Answer, ReadError> {
-    Square.read_events(&asked(cursor), &response(body), &account())
+    Square.read_events(common::WHOLE, &asked(cursor), &response(body), &account())
 }
 
 #[test]
@@ -182,7 +195,7 @@ fn the_sweep_goes_through_all_lists() {
     assert_eq!(payments.next.as_deref(), Some("payments:EkA+/=next"));
     assert_eq!(payments.events.iter().map(|event| &*event.payment_id).collect::<Vec<_>>(), ["hYy9A", "iZz8B"]);
     assert_eq!(payments.unread.len(), 1, "what cannot be understood holds up no others, and is not lost");
-    assert_eq!(payments.unread[0].event_id, "poll:bad:look-7");
+    assert_eq!(payments.unread[0].event_id, "bad");
     let refunds = read_events(Some("refunds"), include_bytes!("../fixtures/square/answers/refunds.json")).unwrap();
     assert_eq!((refunds.next.as_deref(), refunds.events.len()), (Some("disputes"), 1));
     let disputes = read_events(Some("disputes"), include_bytes!("../fixtures/square/answers/disputes.json")).unwrap();
@@ -192,6 +205,44 @@ fn the_sweep_goes_through_all_lists() {
         (empty(None).as_deref(), empty(Some("refunds:x")).as_deref(), empty(Some("disputes"))),
         (Some("refunds"), Some("disputes"), None)
     );
+}
+
+/// What changes meanwhile moves to the end, and all behind it up by one: a place in time loses none of them.
+#[test]
+fn a_page_is_followed_by_the_time_of_its_last_item() {
+    let read = |cursor: Option<&str>, times: &[&str], more: bool| {
+        let payment = |(number, at): (usize, &&str)| {
+            json!({"id": format!("p{number}"), "status": "PENDING", "updated_at": format!("2026-09-21T13:33:{at}Z"),
+                "total_money": {"amount": 5, "currency": "usd"}})
+        };
+        let payments: Vec<Value> = times.iter().enumerate().map(payment).collect();
+        let body = json!({"payments": payments, "cursor": if more { "after" } else { "" }}).to_string();
+        let answer = read_events(cursor, body.as_bytes()).unwrap();
+        (answer.events.len(), answer.next.unwrap())
+    };
+    let place = |at: &str| Timestamp::parse_rfc3339(&format!("2026-09-21T13:33:{at}Z")).unwrap().millis();
+    let (first, last) = (place("10"), place("11.5"));
+    assert_eq!(read(None, &["10", "11", "11.5", "11.5"], true), (2, format!("payments@{last}")), "those left are told next");
+    assert_eq!(read(Some(&format!("payments@{last}")), &["11.5", "11.5"], false), (2, "refunds".to_owned()));
+    // More of one time than a page holds: only Square's own cursor leads on.
+    let (at, further) = (format!("payments@{first}"), format!("payments@{first}:after"));
+    assert_eq!(read(Some(&at), &["10", "10"], true), (2, further.clone()));
+    let before = format!("payments@{first}:before");
+    assert_eq!(read(Some(&before), &["10", "11.5"], true), (1, format!("payments@{last}")));
+    assert_eq!(read(None, &["11", "10"], true), (2, "payments:after".to_owned()), "in no order");
+}
+
+#[test]
+fn only_disputes_that_changed_are_told_and_nothing_older_than_was_asked_for() {
+    let since = |at: &str| common::since(Timestamp::parse_rfc3339(at).unwrap());
+    let disputes = include_bytes!("../fixtures/square/answers/disputes.json");
+    let told =
+        |at| Square.read_events(since(at), &asked(Some("disputes")), &response(disputes), &account()).unwrap().events.len();
+    assert_eq!((told("2026-10-01T10:34:41Z"), told("2026-10-01T10:34:42Z")), (1, 0));
+    let refunds = include_bytes!("../fixtures/square/answers/refunds.json");
+    let refunds = |at| Square.read_events(since(at), &asked(Some("refunds")), &response(refunds), &account());
+    assert!(refunds("2026-09-01T00:00:00Z").is_ok());
+    assert!(matches!(refunds("2026-12-01T00:00:00Z"), Err(ReadError::Unintelligible(_))));
 }
 
 #[test]

@@ -179,11 +179,9 @@ pub(super) async fn begin_asking(
 ) -> Result<Leave, StoreError> {
     let mut transaction = connection.begin().await.map_err(classify)?;
     let mut manners = lock_manners(&mut transaction, account).await?;
-    let granted = manners.begin(lease.now, lease.per_second, wanted, lease.token, lease.until);
-    if let Leave::Go(_) = granted {
-        write_manners(&mut transaction, account, &manners).await?;
-        transaction.commit().await.map_err(classify)?;
-    }
+    let granted = manners.begin_in_turn(lease.now, lease.per_second, wanted, lease.token, lease.until);
+    write_manners(&mut transaction, account, &manners).await?;
+    transaction.commit().await.map_err(classify)?;
     Ok(granted)
 }
 
@@ -226,7 +224,7 @@ pub(super) async fn due(connection: &mut PgConnection, now: Timestamp, accounts:
     Ok(all)
 }
 
-async fn end_in(
+pub(super) async fn end_in(
     transaction: &mut PgTransaction<'_>,
     account: &AccountKey,
     now: Timestamp,
@@ -239,7 +237,7 @@ async fn end_in(
     Ok(news)
 }
 
-async fn lock_manners(transaction: &mut PgTransaction<'_>, account: &AccountKey) -> Result<Manners, StoreError> {
+pub(super) async fn lock_manners(transaction: &mut PgTransaction<'_>, account: &AccountKey) -> Result<Manners, StoreError> {
     let lock = "SELECT manners::text FROM accounts WHERE psp = $1 AND account = $2 FOR UPDATE";
     let locked = async |transaction: &mut PgTransaction<'_>| {
         let row = sqlx::query_scalar::<_, Option<String>>(lock).bind(&*account.psp).bind(&*account.account);
@@ -254,7 +252,11 @@ async fn lock_manners(transaction: &mut PgTransaction<'_>, account: &AccountKey)
     rows::manners(locked(transaction).await?.flatten().as_deref(), account)
 }
 
-async fn write_manners(transaction: &mut PgTransaction<'_>, account: &AccountKey, manners: &Manners) -> Result<(), StoreError> {
+pub(super) async fn write_manners(
+    transaction: &mut PgTransaction<'_>,
+    account: &AccountKey,
+    manners: &Manners,
+) -> Result<(), StoreError> {
     let write = sqlx::query("UPDATE accounts SET manners = $3::json WHERE psp = $1 AND account = $2");
     let write = write.bind(&*account.psp).bind(&*account.account).bind(rows::to_json(manners)?);
     write.execute(&mut **transaction).await.map_err(classify)?;

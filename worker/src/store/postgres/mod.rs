@@ -1,7 +1,7 @@
 //! The store on PostgreSQL 14 or newer.
 //!
 //! [`transaction`] is the loop around one transaction, [`read`] locks and reads its snapshot, [`write`] writes its plan,
-//! [`copy`] appends rows, [`checks`] leases payments, [`errors`] says whose fault an error is. Every statement takes arrays, or
+//! [`copy`] appends rows, [`checks`] leases payments, [`sweeps`] pages of lists, [`errors`] says whose fault an error is. Every statement takes arrays, or
 //! rows by the stream, so a transaction has a fixed number of them whatever its size; rows are inserted and locked in sorted
 //! order, so transactions wait for each other but not in circles.
 
@@ -17,6 +17,7 @@ mod read;
 mod replay;
 mod retention;
 mod stream;
+mod sweeps;
 mod transaction;
 mod unsettled;
 mod watches;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::EventKey;
+use paybell_shared::psp::{Hinted, Window};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgConnection, PgPool, Row as _};
 use tokio::time::timeout;
@@ -38,12 +40,13 @@ pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
     AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, DueOrder,
-    Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey, NoticeOutcome,
-    Place, Position, Positioned, Reason, ReferenceKey, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled,
-    UnsettledPlace, WatchKey, WatchKind, WatchLease, WatchState, Work,
+    DuePage, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch, Looked, Moment, Notice,
+    NoticeKey, NoticeOutcome, Place, Position, Positioned, ReadPage, Reason, ReferenceKey, Scope, Selection, Store, StoreError,
+    StoredBody, StoredOrder, Unsettled, UnsettledPlace, WatchKey, WatchKind, WatchLease, WatchState, Work,
 };
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};
+use crate::sweep::course::Course;
 
 /// Four connections saturate the measured server in batches; the rest is for the API and the checks. Twelve workers stay
 /// below PostgreSQL's default of 100 connections.
@@ -275,6 +278,26 @@ impl Store for Postgres {
 
     async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
         self.read(async |connection| watches::states(connection, kind).await).await
+    }
+
+    async fn lease_page(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedPage, StoreError> {
+        self.read(async |connection| sweeps::lease(connection, account, lease).await).await
+    }
+
+    async fn finish_page(&self, page: &DuePage, read: &ReadPage) -> Result<Option<News>, StoreError> {
+        self.read(async |connection| sweeps::finish(connection, page, read).await).await
+    }
+
+    async fn course(&self, account: &AccountKey) -> Result<Option<Course>, StoreError> {
+        self.read(async |connection| sweeps::course(connection, account).await).await
+    }
+
+    async fn told_within(&self, account: &AccountKey, window: Window) -> Result<bool, StoreError> {
+        self.read(async |connection| sweeps::told_within(connection, account, window).await).await
+    }
+
+    async fn unanswered(&self, account: &AccountKey, hints: &[Hinted]) -> Result<BTreeSet<String>, StoreError> {
+        self.read(async |connection| sweeps::unanswered(connection, account, hints).await).await
     }
 
     async fn lease_notices(

@@ -161,11 +161,9 @@ pub(super) async fn begin_asking(
 ) -> Result<Leave, StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
     let mut manners = manners(&mut transaction, account).await?;
-    let granted = manners.begin(lease.now, lease.per_second, wanted, lease.token, lease.until);
-    if let Leave::Go(_) = granted {
-        write_manners(&mut transaction, account, &manners).await?;
-        transaction.commit().await.map_err(classify)?;
-    }
+    let granted = manners.begin_in_turn(lease.now, lease.per_second, wanted, lease.token, lease.until);
+    write_manners(&mut transaction, account, &manners).await?;
+    transaction.commit().await.map_err(classify)?;
     Ok(granted)
 }
 
@@ -208,7 +206,7 @@ pub(super) async fn due(
     Ok(all)
 }
 
-async fn end_in(
+pub(super) async fn end_in(
     connection: &mut SqliteConnection,
     account: &AccountKey,
     now: Timestamp,
@@ -221,13 +219,17 @@ async fn end_in(
     Ok(news)
 }
 
-async fn manners(connection: &mut SqliteConnection, account: &AccountKey) -> Result<Manners, StoreError> {
+pub(super) async fn manners(connection: &mut SqliteConnection, account: &AccountKey) -> Result<Manners, StoreError> {
     let known = sqlx::query_scalar::<_, Option<String>>("SELECT manners FROM accounts WHERE psp = ?1 AND account = ?2");
     let known = known.bind(&*account.psp).bind(&*account.account).fetch_optional(connection).await.map_err(classify)?;
     rows::manners(known.flatten().as_deref(), account)
 }
 
-async fn write_manners(connection: &mut SqliteConnection, account: &AccountKey, manners: &Manners) -> Result<(), StoreError> {
+pub(super) async fn write_manners(
+    connection: &mut SqliteConnection,
+    account: &AccountKey,
+    manners: &Manners,
+) -> Result<(), StoreError> {
     let write = sqlx::query(
         "INSERT INTO accounts (psp, account, manners) VALUES (?1, ?2, ?3)
          ON CONFLICT (psp, account) DO UPDATE SET manners = excluded.manners",

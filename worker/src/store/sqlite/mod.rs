@@ -13,6 +13,7 @@ mod read;
 mod replay;
 mod retention;
 mod stream;
+mod sweeps;
 mod unsettled;
 mod watches;
 mod write;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::EventKey;
+use paybell_shared::psp::{Hinted, Window};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Connection as _, Executor as _, Row as _, SqliteConnection, SqlitePool};
 use uuid::Uuid;
@@ -33,13 +35,15 @@ pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
     AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck,
-    DueOrder, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedWatch, Looked, Moment, Notice, NoticeKey,
-    NoticeOutcome, Place, Position, Positioned, Reason, ReferenceKey, Rest, Scope, Selection, Store, StoreError, StoredBody,
-    StoredOrder, Unsettled, UnsettledPlace, WAKING_MAX, Wanted, WatchKey, WatchKind, WatchLease, WatchState, Work,
+    DueOrder, DuePage, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch, Looked, Moment,
+    Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReadPage, Reason, ReferenceKey, Rest, Scope, Selection, Store,
+    StoreError, StoredBody, StoredOrder, Unsettled, UnsettledPlace, WAKING_MAX, Wanted, WatchKey, WatchKind, WatchLease,
+    WatchState, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};
+use crate::sweep::course::Course;
 
 /// Waiting for another process (an operator's command) that writes to the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -294,6 +298,32 @@ impl Store for Sqlite {
 
     async fn watch_states(&self, kind: WatchKind) -> Result<Vec<WatchState>, StoreError> {
         watches::states(&mut *self.readers.acquire().await.map_err(classify)?, kind).await
+    }
+
+    async fn lease_page(&self, account: &AccountKey, lease: &Lease) -> Result<LeasedPage, StoreError> {
+        // Asked all the time, and seldom is one due: the writer is not kept for that.
+        let mut reader = self.readers.acquire().await.map_err(classify)?;
+        if let Some(not_before) = sweeps::not_before(&mut reader, account, lease.now).await? {
+            return Ok(LeasedPage::NotBefore(not_before));
+        }
+        drop(reader);
+        sweeps::lease(&mut *self.writer.acquire().await.map_err(classify)?, account, lease).await
+    }
+
+    async fn finish_page(&self, page: &DuePage, read: &ReadPage) -> Result<Option<News>, StoreError> {
+        sweeps::finish(&mut *self.writer.acquire().await.map_err(classify)?, page, read).await
+    }
+
+    async fn course(&self, account: &AccountKey) -> Result<Option<Course>, StoreError> {
+        sweeps::course(&mut *self.readers.acquire().await.map_err(classify)?, account).await
+    }
+
+    async fn told_within(&self, account: &AccountKey, window: Window) -> Result<bool, StoreError> {
+        sweeps::told_within(&mut *self.readers.acquire().await.map_err(classify)?, account, window).await
+    }
+
+    async fn unanswered(&self, account: &AccountKey, hints: &[Hinted]) -> Result<BTreeSet<String>, StoreError> {
+        sweeps::unanswered(&mut *self.readers.acquire().await.map_err(classify)?, account, hints).await
     }
 
     async fn lease_notices(
