@@ -81,11 +81,25 @@ pub fn accounts(text: &str) -> Vec<Arc<Account>> {
 /// # Panics
 /// It is refused.
 pub async fn register(context: &Context, account: &Account, order_id: &str, payment_id: &str, amount: i64) -> StoredOrder {
+    register_over(context, account, order_id, payment_id, Money::new(amount, Currency::parse("EUR").expect("a currency"))).await
+}
+
+/// Registers an order over an amount, paid by this payment.
+///
+/// # Panics
+/// It is refused.
+pub async fn register_over(
+    context: &Context,
+    account: &Account,
+    order_id: &str,
+    payment_id: &str,
+    expected: Money,
+) -> StoredOrder {
     let registrations = [Registration {
         order_id: order_id.to_owned(),
         account: key_of(account),
         payment_id: Some(payment_id.to_owned()),
-        expected: Money::new(amount, Currency::parse("EUR").expect("a currency")),
+        expected,
         expires_at: None,
         operator: "test".to_owned(),
     }];

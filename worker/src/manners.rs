@@ -6,6 +6,7 @@
 //! | answers | up to its rate, and [`BUSY_MAX`] conversations at a time |
 //! | 429 | nothing until its `Retry-After`, within [`PAUSE_MIN`] and [`PAUSE_MAX`]; without one, ever longer |
 //! | no answer, 5xx, again and again | the circuit opens: nothing for a while, then one probe, until one is answered |
+//! | was not heard, as nothing was asked | nothing: a probe that asks nothing proves nothing |
 //! | refuses our credentials | said once; a probe now and then, since only a person can mend it |
 
 use std::collections::BTreeMap;
@@ -30,6 +31,9 @@ const OPEN_MIN: Duration = Duration::from_secs(30);
 const OPEN_MAX: Duration = Duration::from_mins(10);
 /// Between probes whether our credentials are accepted again.
 const REFUSED_PAUSE: Duration = Duration::from_mins(15);
+/// So far apart the clocks of workers may be. What lies further ahead was written by a clock that was wrong, and silences
+/// nobody.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_mins(5);
 
 /// What is known of an account's patience.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +78,8 @@ pub struct Ended {
 pub enum Manner {
     /// It answered, whatever it said of the payment.
     Answered,
+    /// It was not asked, or we did not wait for its answer.
+    Unheard,
     /// It did not, or not sensibly.
     Failed { retry_after: Option<Duration> },
     /// It answered that we ask too often.
@@ -95,8 +101,8 @@ pub enum News {
 impl Manners {
     /// Begins up to `wanted` conversations, each with one request at least; they are over at `until`, whatever happens.
     pub fn begin(&mut self, now: Timestamp, per_second: u32, wanted: u32, token: Uuid, until: Timestamp) -> Leave {
-        self.busy.retain(|_, busy| busy.until > now);
-        if let Some(not_before) = self.not_before.filter(|not_before| *not_before > now) {
+        self.busy.retain(|_, busy| is_ahead(busy.until, now));
+        if let Some(not_before) = self.pauses_until(now) {
             return Leave::NotBefore(not_before);
         }
         self.refill(now, per_second);
@@ -123,20 +129,23 @@ impl Manners {
         }
         self.allowance_m -= i64::from(ended.requests.saturating_sub(1)) * 1000;
         let (was_open, was_refused) = (self.is_open(), self.refused_since.is_some());
+        // Whoever was under way when the pause began says nothing new: four that fail at once are no four pauses.
+        let counts = self.pauses_until(now).is_none();
         match ended.manner {
+            Manner::Unheard => return None,
             Manner::Answered => {
                 self.failures = 0;
                 self.refused_since = None;
                 return (was_open || was_refused).then_some(News::Recovered);
             }
             Manner::Failed { retry_after } => {
-                self.failures = self.failures.saturating_add(1);
+                self.failures = self.failures.saturating_add(u32::from(counts));
                 let beyond = self.failures.checked_sub(OPENING_FAILURES);
                 let pause = beyond.map(|beyond| doubled(OPEN_MIN, beyond).min(OPEN_MAX));
                 self.pause(now, pause.max(retry_after));
             }
             Manner::SlowDown { retry_after } => {
-                self.failures = self.failures.saturating_add(1);
+                self.failures = self.failures.saturating_add(u32::from(counts));
                 self.pause(now, Some(retry_after.unwrap_or_else(|| doubled(PAUSE_MIN, self.failures))));
             }
             Manner::Refused => {
@@ -163,7 +172,12 @@ impl Manners {
 
     fn pause(&mut self, now: Timestamp, pause: Option<Duration>) {
         let until = pause.map(|pause| now.plus(pause.clamp(PAUSE_MIN, PAUSE_MAX)));
-        self.not_before = self.not_before.max(until);
+        self.not_before = self.pauses_until(now).max(until);
+    }
+
+    /// The end of a pause that lasts.
+    fn pauses_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.not_before.filter(|not_before| is_ahead(*not_before, now))
     }
 
     fn refill(&mut self, now: Timestamp, per_second: u32) {
@@ -171,8 +185,14 @@ impl Manners {
         let waited_ms = self.refilled_at.map_or(i64::MAX, |before| now.millis().saturating_sub(before.millis()).max(0));
         let refilled_m = waited_ms.saturating_mul(per_second.max(1).into());
         self.allowance_m = self.allowance_m.saturating_add(refilled_m).min(full_m);
-        self.refilled_at = self.refilled_at.max(Some(now));
+        let by_right_clock = self.refilled_at.filter(|before| *before <= now.plus(CLOCKS_DIFFER_MAX));
+        self.refilled_at = by_right_clock.max(Some(now));
     }
+}
+
+/// It is still to come, and nobody means more: no pause and no conversation lasts longer.
+fn is_ahead(at: Timestamp, now: Timestamp) -> bool {
+    now < at && at <= now.plus(PAUSE_MAX + CLOCKS_DIFFER_MAX)
 }
 
 fn doubled(shortest: Duration, times: u32) -> Duration {
@@ -290,6 +310,42 @@ mod tests {
         assert_eq!(manners.begin(probing, RATE, 4, token(13), at(600)), Leave::Go(4));
     }
 
+    /// The circuit opens at the fifth failure, and the three that were under way with it fail as well.
+    #[test]
+    fn those_under_way_when_the_circuit_opens_do_not_lengthen_its_pause() {
+        let mut manners = Manners::default();
+        for round in 0..2 {
+            assert_eq!(manners.begin(NOW, RATE, 4, token(round), at(300)), Leave::Go(4));
+            for _ in 0..4 {
+                end(&mut manners, NOW, round, Manner::Failed { retry_after: None });
+            }
+        }
+        assert_eq!(begin(&mut manners, NOW, 10), Err(NOW.plus(OPEN_MIN)));
+        let mut manners = Manners::default();
+        assert_eq!(manners.begin(NOW, RATE, 4, token(1), at(300)), Leave::Go(4));
+        for _ in 0..4 {
+            end(&mut manners, NOW, 1, Manner::SlowDown { retry_after: None });
+        }
+        assert_eq!(begin(&mut manners, NOW, 10), Err(NOW.plus(PAUSE_MIN * 2)));
+    }
+
+    /// The payment's id was malformed, a setting was missing, or we stopped in the middle of it.
+    #[test]
+    fn a_probe_that_asks_nothing_closes_no_circuit() {
+        let mut manners = opened();
+        let probing = NOW.plus(OPEN_MIN);
+        begin(&mut manners, probing, 11).unwrap();
+        assert_eq!(end(&mut manners, probing, 11, Manner::Unheard), None);
+        assert!(manners.is_open());
+        begin(&mut manners, probing, 12).unwrap();
+        assert!(begin(&mut manners, probing, 13).is_err(), "still one at a time");
+        end(&mut manners, probing, 12, Manner::Refused);
+        let probing = probing.plus(REFUSED_PAUSE);
+        begin(&mut manners, probing, 14).unwrap();
+        assert_eq!(end(&mut manners, probing, 14, Manner::Unheard), None);
+        assert!(manners.refused_since().is_some());
+    }
+
     #[test]
     fn refused_credentials_are_said_once_and_tried_seldom() {
         let (mut manners, mut now) = (Manners::default(), NOW);
@@ -316,6 +372,35 @@ mod tests {
         assert!(begin(&mut manners, at(50), 11).is_err());
         assert!(begin(&mut manners, at(100), 11).is_err());
         begin(&mut manners, at(101), 11).unwrap();
+    }
+
+    /// A worker whose clock is a year ahead asks, fails, and dies in the middle of its next questions.
+    #[test]
+    fn a_clock_that_was_ahead_silences_nobody() {
+        let year = at(365 * 24 * 3600);
+        let mut manners = Manners::default();
+        for n in 1..=OPENING_FAILURES {
+            begin(&mut manners, year, n.into()).unwrap();
+            end(&mut manners, year, n.into(), Manner::Failed { retry_after: None });
+        }
+        let probing = year.plus(OPEN_MIN);
+        begin(&mut manners, probing, 10).unwrap();
+        begin(&mut manners, NOW, 11).unwrap();
+        assert_eq!(end(&mut manners, NOW, 11, Manner::Answered), Some(News::Recovered));
+        assert_eq!(manners.begin(NOW, RATE, 4, token(12), at(300)), Leave::Go(4));
+        for _ in 0..4 {
+            end(&mut manners, NOW, 12, Manner::Answered);
+        }
+        // The rate is the true clock's again.
+        for n in 13..20 {
+            let _ = begin(&mut manners, NOW, n);
+            end(&mut manners, NOW, n, Manner::Answered);
+        }
+        assert!(begin(&mut manners, NOW, 20).is_err());
+        begin(&mut manners, at(1), 21).unwrap();
+        // Workers whose clocks differ a little keep each other's pauses.
+        end(&mut manners, at(2), 21, Manner::SlowDown { retry_after: Some(PAUSE_MAX) });
+        assert_eq!(begin(&mut manners, at(1), 22), Err(at(2).plus(PAUSE_MAX)));
     }
 
     proptest! {

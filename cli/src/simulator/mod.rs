@@ -40,7 +40,7 @@ pub mod stripe;
 mod stripe_api;
 pub mod svix;
 
-pub use account::Account;
+pub use account::{Account, quoted};
 pub use dialect::{Dialect, Forgery, Settings, SignError, SignedCall, Situation, Webhook};
 pub use seed::Seed;
 pub use sender::{Answered, SendError, Sender, http_client};

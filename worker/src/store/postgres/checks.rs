@@ -29,14 +29,16 @@ const LEASE: &str = "\
     UPDATE checks SET lease_token = $4, lease_until = $5, last_checked_at = $6
     WHERE account = $1 AND psp = $2 AND payment_id = ANY($3)";
 
-/// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now.
+/// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now. A row
+/// from before version 3 of the schema begins to age here, or it would be asked about as one that is new for ever.
 const FINISH: &str = "\
     UPDATE checks SET
         lease_token = NULL,
         lease_until = NULL,
         looks = looks + 1,
         last_result = $6,
-        answered_seq = greatest(answered_seq, $7),
+        first_seen_at = coalesce(first_seen_at, $10),
+        answered_seq = CASE WHEN $9 = 'nothing' THEN answered_seq ELSE greatest(answered_seq, $7) END,
         answered_at = CASE WHEN $9 = 'nothing' THEN answered_at ELSE $10 END,
         denied_before_at = CASE $9 WHEN 'no_money' THEN denied_at WHEN 'money' THEN NULL ELSE denied_before_at END,
         denied_at = CASE $9 WHEN 'no_money' THEN $10 WHEN 'money' THEN NULL ELSE denied_at END,
