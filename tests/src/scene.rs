@@ -199,6 +199,13 @@ impl Scene {
         *self.api.instead.lock().unwrap() = instead;
     }
 
+    /// Now, as the database writes a time.
+    #[must_use]
+    pub fn written_now(&self) -> String {
+        let millis = self.clock.now().millis();
+        if self.bench.is_postgres() { format!("to_timestamp({millis}::float8 / 1000)") } else { millis.to_string() }
+    }
+
     pub fn first_look_is_due(&self) {
         self.clock.advance(self.account.psp.profile().usual_delay);
     }
