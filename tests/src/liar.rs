@@ -79,7 +79,8 @@ impl Liar {
     #[must_use]
     pub fn most_within(&self, length: Duration) -> usize {
         let times: Vec<Timestamp> = self.asked().iter().map(|question| question.at).collect();
-        let within = |(first, at): (usize, &Timestamp)| times[first..].iter().take_while(|later| **later <= at.plus(length)).count();
+        let within =
+            |(first, at): (usize, &Timestamp)| times[first..].iter().take_while(|later| **later <= at.plus(length)).count();
         times.iter().enumerate().map(within).max().unwrap_or_default()
     }
 }

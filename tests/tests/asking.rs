@@ -124,7 +124,8 @@ async fn each_is_asked_once_and_the_dead_ones_too(bench: Bench, payments: usize)
     let again = bench.count("SELECT count(*) FROM checks WHERE looks > 1").await;
     let twice = times.values().filter(|times| **times > 1).count();
     assert_eq!(twice, usize::try_from(again).unwrap(), "nobody is asked about twice for one due time");
-    let looks = bench.count(if bench.is_postgres() { "SELECT sum(looks)::bigint FROM checks" } else { "SELECT sum(looks) FROM checks" });
+    let looks =
+        bench.count(if bench.is_postgres() { "SELECT sum(looks)::bigint FROM checks" } else { "SELECT sum(looks) FROM checks" });
     assert_eq!(times.values().sum::<usize>(), usize::try_from(looks.await).unwrap());
     assert_eq!(bench.count(held).await, 0);
 }

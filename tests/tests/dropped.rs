@@ -12,10 +12,10 @@ use paybell_shared::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use paybell_shared::money::{Currency, Money};
 use paybell_tests::conformance::store::Bench;
 use paybell_tests::played::Played;
-use paybell_tests::worker::register_over;
+use paybell_tests::worker::{key_of, register_over};
 use paybell_worker::order::{OrderStatus, Standing};
 use paybell_worker::reconcile::{Reconciler, StepReport, step};
-use paybell_worker::schedule::{self, After, Habits};
+use paybell_worker::schedule::{self, After};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use uuid::Uuid;
@@ -72,7 +72,7 @@ impl Silence {
     /// The latest time by which a change of now is asked about, of a payment that has stood like this since then. A PSP may not
     /// show a payment that nobody tried to pay yet.
     fn bound(&self, standing: Standing, since: Timestamp) -> Timestamp {
-        let habits = Habits { lists_late_changes: false, ..self.played.habits.unwrap() };
+        let habits = self.reconciler.context().policy.asking[&key_of(&self.played.account)];
         let next = |after| schedule::next_look(Some(standing), since, habits, after, self.now(), LATEST).unwrap();
         next(After::Answer).max(next(After::Missing(since))).plus(QUEUE)
     }
@@ -119,8 +119,8 @@ impl Silence {
                 break;
             }
             for Awaited { order_id, by } in &awaited {
-                let (truth, view) =
-                    (self.played.simulated.ledger().truth(order_id), self.bench.order(order_id).await.view);
+                let truth = self.played.simulated.ledger().truth(order_id);
+                let view = self.bench.order(order_id).await.view;
                 let late = self.now().since(*by).as_secs();
                 assert!(self.now() <= *by, "{}, {order_id}: {late} s late, {truth:?} is {view:#?}", self.dialect.id());
             }
@@ -190,30 +190,30 @@ async fn what_comes_days_later_is_learned_within_its_schedule_at_every_psp_that_
     for silence in each(true).await {
         let (dialect, currency) = (silence.dialect, silence.currency());
         let started = silence.now();
-        let mut begun = Vec::new();
-        let mut begin = async |order_id: &'static str, manual: bool, story: fn(&mut Ledger, &str, i64)| {
+        let mut orders = Vec::new();
+        let mut play = async |order_id: &'static str, manual: bool, story: fn(&mut Ledger, &str, i64)| {
             let id = silence.register(order_id).await;
             silence.books(|ledger, at| {
                 ledger.open(order_id, AMOUNT, currency, manual, at);
                 story(ledger, &id, at);
             });
-            begun.push(order_id);
+            orders.push(order_id);
         };
         if can_tell(dialect, [Story::Paid, Story::Refunded]) {
-            begin("refunded-later", false, |ledger, id, at| ledger.capture(id, AMOUNT, at)).await;
+            play("refunded-later", false, |ledger, id, at| ledger.capture(id, AMOUNT, at)).await;
         }
         if can_tell(dialect, [Story::Authorized, Story::AuthorizedThenCaptured]) {
-            begin("captured-later", true, |ledger, id, at| ledger.authorize(id, at)).await;
+            play("captured-later", true, Ledger::authorize).await;
         }
         if can_tell(dialect, [Story::Failed, Story::FailedThenPaid]) {
-            begin("paid-after-a-failure", false, |ledger, id, at| ledger.decline(id, DECLINES[0], at)).await;
+            play("paid-after-a-failure", false, |ledger, id, at| ledger.decline(id, DECLINES[0], at)).await;
         }
         let by = silence.bound(Standing::Open, started);
-        silence.await_all(begun.iter().map(|order_id| Awaited { order_id: (*order_id).to_owned(), by }).collect()).await;
+        silence.await_all(orders.iter().map(|order_id| Awaited { order_id: (*order_id).to_owned(), by }).collect()).await;
         // By now each stands as it does, since some time between the start and now.
         silence.pass_until(started.plus(3 * DAY)).await;
         let mut awaited = Vec::new();
-        for order_id in begun {
+        for order_id in orders {
             let id = payment_id(dialect, order_id);
             let standing = silence.books(|ledger, at| match order_id {
                 "refunded-later" => {

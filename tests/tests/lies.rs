@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use paybell::simulator::Webhook;
-use paybell::simulator::ledger::payment_id;
+use paybell::simulator::ledger::{RefundState, payment_id};
 use paybell::simulator::paypal::PayPal;
 use paybell::simulator::stripe::Stripe;
 use paybell_shared::clock::{Clock as _, ManualClock, SystemClock};
@@ -246,6 +246,40 @@ async fn two_names_of_one_payment_that_are_asked_about_together_tell_of_it_twice
     assert_eq!(bench.count("SELECT count(*) FROM events WHERE outcome = 'quarantined'").await, 0);
     assert_eq!(bench.order("order-1").await.view.status, OrderStatus::Paid);
     bench.check_invariants().await;
+}
+
+/// PayPal tells of a refund that its API does not show yet: the hint is not used up by an answer that says nothing new.
+#[tokio::test]
+async fn a_hint_that_the_answer_does_not_explain_is_asked_about_once_more() {
+    let (bench, clock) = (Bench::sqlite().await, Arc::new(ManualClock::at(SystemClock.now())));
+    let played = Played::new(&PayPal, clock.clone()).await;
+    let reconciler = played.reconciler(&bench.store, &clock).await;
+    let at = clock.now().seconds() - 3600;
+    let id = {
+        let ledger = &mut played.simulated.ledger_mut();
+        let id = ledger.open("order-1", PAID, "EUR", false, at);
+        ledger.capture(&id, PAID, at + 1);
+        id
+    };
+    register(reconciler.context(), &played.account, "order-1", &id, PAID).await;
+    let usual_delay = played.account.psp.profile().usual_delay;
+    clock.advance(usual_delay);
+    assert_eq!(step(&reconciler).await.unwrap().changed, 1);
+    let hints = BTreeSet::from([(key_of(&played.account), id.clone())]);
+    clock.advance(Duration::from_mins(10));
+    bench.store.ask_about(clock.now(), &hints).await.unwrap();
+    assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 1, changed: 0, failed: 0 });
+    played.simulated.ledger_mut().refund(&id, PAID, RefundState::Succeeded, clock.now().seconds());
+    clock.advance(usual_delay);
+    assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 1, changed: 1, failed: 0 });
+    assert_eq!(bench.order("order-1").await.view.status, OrderStatus::Refunded);
+    // Once more, and not for ever.
+    clock.advance(Duration::from_mins(10));
+    bench.store.ask_about(clock.now(), &hints).await.unwrap();
+    for asked in [1, 1, 0, 0] {
+        assert_eq!(step(&reconciler).await.unwrap().asked, asked);
+        clock.advance(usual_delay);
+    }
 }
 
 /// A payment that says it was refunded, and lists of its refunds that go on.

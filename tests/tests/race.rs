@@ -62,12 +62,12 @@ fn story(random: &mut StdRng) -> Vec<Move> {
             return moves;
         }
         1 => return moves,
-        2 => moves.push(to(|ledger, id, at| ledger.process(id, at))),
+        2 => moves.push(to(Ledger::process)),
         _ => {}
     }
     moves.push(to(|ledger, id, at| ledger.capture(id, PAID, at)));
     if random.random_bool(0.3) {
-        moves.push(to(|ledger, id, at| ledger.note(id, at)));
+        moves.push(to(Ledger::note));
     }
     for number in 0..random.random_range(0..=2) {
         let ending = if random.random_bool(0.7) { RefundState::Succeeded } else { RefundState::Failed };
@@ -97,8 +97,7 @@ impl Race {
     async fn new(scene: Scene) -> Self {
         let held = Arc::new(Held { transport: HttpTransport::new().unwrap(), answers: Semaphore::new(0) });
         let worker = async || {
-            let context =
-                context(Arc::clone(&scene.bench.store), scene.clock.clone(), vec![Arc::clone(&scene.account)]).await;
+            let context = context(Arc::clone(&scene.bench.store), scene.clock.clone(), vec![Arc::clone(&scene.account)]).await;
             Arc::new(Reconciler::new(Arc::new(context), Arc::<Held>::clone(&held) as Arc<dyn PspTransport>))
         };
         let workers = [worker().await, worker().await];
@@ -182,7 +181,8 @@ impl Race {
             }
         }
         self.held.answers.forget_permits(usize::MAX);
-        let (truth, order) = (scene.stripe.ledger().truth(&order_id).unwrap(), scene.order(&order_id).await);
+        let truth = scene.stripe.ledger().truth(&order_id).unwrap();
+        let order = scene.order(&order_id).await;
         let view = &order.view;
         let came_to = (view.status.as_str(), view.captured, view.refunded, view.disputed);
         assert_eq!(came_to, (truth.status, truth.captured, truth.refunded, truth.disputed), "seed {seed}: {view:#?}");

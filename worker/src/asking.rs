@@ -65,10 +65,9 @@ impl AskingError {
             Self::Access(AccessError::Malformed) | Self::Endless(_) | Self::Loop | Self::Future { .. } | Self::Panicked => {
                 Manner::Answered
             }
-            Self::Ask(_)
-            | Self::Access(AccessError::Ask(_) | AccessError::NoneForAnother)
-            | Self::NoAccount
-            | Self::Stopped => Manner::Unheard,
+            Self::Ask(_) | Self::Access(AccessError::Ask(_) | AccessError::NoneForAnother) | Self::NoAccount | Self::Stopped => {
+                Manner::Unheard
+            }
         }
     }
 }

@@ -297,8 +297,10 @@ async fn look(
     };
     // Whoever takes over asks at once.
     let next_check_at = if is_cut_off { Some(at) } else { left.next_look(check, habits, after, context, at) };
+    // A PSP that gives reason to ask, and then has nothing new to say, may read from a copy that lags behind its webhooks.
+    let is_unexplained = check.is_hinted && outcome == Outcome::Same;
     // Two looks that agree end a contradiction, and they must be apart.
-    let in_doubt_until = left.in_doubt.then(|| at.plus(habits.usual_delay));
+    let in_doubt_until = (left.in_doubt || is_unexplained).then(|| at.plus(habits.usual_delay));
     let ended = Ended { requests, manner };
     let looked = Looked { at, result: outcome.as_str(), said, next_check_at, in_doubt_until, ended };
     let news = context.store.finish_check(check, &looked).await?;

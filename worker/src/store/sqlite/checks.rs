@@ -43,7 +43,9 @@ pub(super) async fn lease(
 ) -> Result<LeasedChecks, StoreError> {
     let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
     let due = sqlx::query(
-        "SELECT payment_id, hint_seq, looks, standing, standing_since, first_seen_at, missing_since, unanswered_since FROM checks
+        "SELECT payment_id, hint_seq, hint_seq > answered_seq AS is_hinted, looks, standing, standing_since, first_seen_at,
+             missing_since, unanswered_since
+         FROM checks
          WHERE account = ?1 AND psp = ?2 AND next_check_at <= ?3 AND (lease_until IS NULL OR lease_until <= ?3)
          ORDER BY next_check_at, payment_id
          LIMIT ?4",
@@ -218,6 +220,7 @@ fn due_check(row: &SqliteRow, account: &AccountKey, lease_token: Uuid) -> Result
         payment_id: row.try_get("payment_id").map_err(classify)?,
         lease_token,
         hint_seq: row.try_get("hint_seq").map_err(classify)?,
+        is_hinted: row.try_get("is_hinted").map_err(classify)?,
         looks: row.try_get("looks").map_err(classify)?,
         // One that a newer version wrote must not keep all others from being looked at.
         standing: standing.and_then(|standing| Standing::parse(&standing)),
