@@ -6,7 +6,8 @@
 //!
 //! An answer is distrusted: none, an unknown payment, a page that leads in a circle or never ends, a time to come: none of
 //! them says anything about the payment, least of all that it failed. What the PSP does say only adds facts; the merge
-//! decides what they amount to, so that nothing goes backwards.
+//! decides what they amount to, so that nothing goes backwards. One that does not say what it was asked for is asked once more:
+//! PSPs read from copies that lag behind their webhooks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
