@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use paybell::simulator::ledger::Ledger;
 use paybell::simulator::stripe::Stripe;
 use paybell::simulator::{Account as SimulatedAccount, Dialect as _, Settings, Webhook};
-use paybell_shared::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
+use paybell_shared::clock::{Clock, ManualClock, SystemClock, Timestamp};
 use paybell_shared::psp::Account;
 use paybell_worker::reconcile::Reconciler;
 use paybell_worker::store::{Registration, StoredOrder};
@@ -40,12 +40,14 @@ pub struct Scene {
     _server: AbortOnDropHandle<std::io::Result<()>>,
 }
 
-/// What the test knows of Stripe's API.
+/// What the test knows of a PSP's API.
 pub struct Api {
     /// By which its answers are dated.
-    clock: Arc<ManualClock>,
+    clock: Arc<dyn Clock>,
     /// So far ahead its clock is.
     pub ahead: Mutex<Duration>,
+    /// So much further ahead each answer is than the one before it.
+    pub ticks: Mutex<Duration>,
     /// Every path that was asked for, in order.
     pub paths: Mutex<Vec<String>>,
     /// How often each path was asked for.
@@ -69,7 +71,22 @@ impl Instead {
     }
 }
 
-async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
+impl Api {
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            clock,
+            ahead: Mutex::default(),
+            ticks: Mutex::default(),
+            paths: Mutex::default(),
+            asked: Mutex::default(),
+            instead: Mutex::default(),
+        })
+    }
+}
+
+/// Notes what is asked, answers what the test wants, and dates each answer.
+pub(crate) async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     api.paths.lock().unwrap().push(path.clone());
     *api.asked.lock().unwrap().entry(path).or_default() += 1;
@@ -83,12 +100,17 @@ async fn watch(State(api): State<Arc<Api>>, request: Request, next: Next) -> Res
         }
         None => next.run(request).await,
     };
-    answer.headers_mut().insert("date", http_date(api.clock.now().plus(*api.ahead.lock().unwrap())).parse().unwrap());
+    let ahead = {
+        let (mut ahead, ticks) = (api.ahead.lock().unwrap(), *api.ticks.lock().unwrap());
+        *ahead += ticks;
+        *ahead
+    };
+    answer.headers_mut().insert("date", http_date(api.clock.now().plus(ahead)).parse().unwrap());
     answer
 }
 
 /// As RFC 9110 writes it.
-fn http_date(at: Timestamp) -> String {
+pub(crate) fn http_date(at: Timestamp) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let text = at.to_string();
@@ -116,14 +138,7 @@ pub async fn scene_with(bench: Bench) -> Scene {
         Ledger::new(&Stripe, false, 1),
     );
     let clock = Arc::new(ManualClock::at(start));
-    let api = Api {
-        clock: Arc::clone(&clock),
-        ahead: Mutex::default(),
-        paths: Mutex::default(),
-        asked: Mutex::default(),
-        instead: Mutex::default(),
-    };
-    let api = Arc::new(api);
+    let api = Api::new(clock.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let account = account_at(listener.local_addr().unwrap().port());
     let router = stripe.api().unwrap().layer(from_fn_with_state(Arc::clone(&api), watch));
@@ -226,6 +241,13 @@ impl Scene {
     /// Never.
     pub fn answers(&self, instead: Option<Instead>) {
         *self.api.instead.lock().unwrap() = instead;
+    }
+
+    /// Now, as the database writes a time.
+    #[must_use]
+    pub fn written_now(&self) -> String {
+        let millis = self.clock.now().millis();
+        if self.bench.is_postgres() { format!("to_timestamp({millis}::float8 / 1000)") } else { millis.to_string() }
     }
 
     pub fn first_look_is_due(&self) {

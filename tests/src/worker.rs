@@ -88,6 +88,20 @@ pub async fn register(context: &Context, account: &Account, order_id: &str, paym
     put(context, registration(account, order_id, Some(payment_id), amount)).await
 }
 
+/// Registers an order over an amount, paid by this payment.
+///
+/// # Panics
+/// It is refused.
+pub async fn register_over(
+    context: &Context,
+    account: &Account,
+    order_id: &str,
+    payment_id: &str,
+    expected: Money,
+) -> StoredOrder {
+    put(context, Registration { expected, ..registration(account, order_id, Some(payment_id), 0) }).await
+}
+
 /// What the shop says of an order over an amount in EUR, which has no end.
 ///
 /// # Panics

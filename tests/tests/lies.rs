@@ -1,7 +1,7 @@
 //! A PSP that is down, asks for patience, refuses us, or lies: it is asked no more than is good manners, and nothing that it
 //! does not say becomes true.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,18 +9,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use paybell::simulator::Webhook;
-use paybell_shared::clock::Clock as _;
-use paybell_shared::clock::Timestamp;
+use paybell::simulator::ledger::{RefundState, payment_id};
+use paybell::simulator::paypal::PayPal;
+use paybell::simulator::stripe::Stripe;
+use paybell_shared::clock::{Clock as _, ManualClock, SystemClock};
 use paybell_tests::conformance::store::Bench;
-use paybell_tests::scene::{Instead, PAID, Scene, scene, scene_with};
-use paybell_tests::servers;
-use paybell_tests::worker::{context, delivery, message, register};
+use paybell_tests::liar::{self, Liar, Line, Question};
+use paybell_tests::played::Played;
+use paybell_tests::scene::{Instead, PAID, Scene, scene};
+use paybell_tests::worker::{context, delivery, key_of, message, register};
 use paybell_worker::consume;
 use paybell_worker::order::OrderStatus;
 use paybell_worker::reconcile::{Reconciler, StepReport, step};
 use paybell_worker::transport::{PspTransport, TransportError};
 use serde_json::json;
-use tokio::sync::Notify;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -191,6 +193,95 @@ async fn pages_that_lead_nowhere_are_left() {
     }
 }
 
+/// Rows shift from page to page while they are read, and time goes on: a refund that two pages list is one refund, as the later
+/// page has it, and not a contradiction between two.
+#[tokio::test]
+async fn a_row_that_comes_again_on_the_next_page_is_one() {
+    let scene = scene().await;
+    let clock = scene.clock.clone();
+    let refund = |id: &str, status: &str| {
+        json!({ "id": id, "object": "refund", "amount": 1000, "currency": "eur", "status": status, "created": 1,
+            "payment_intent": payment_id(&Stripe, "order-0"), "charge": "ch_1" })
+    };
+    let liar = Liar::new(scene.clock.clone(), move |question: &Question| {
+        clock.advance(SECOND);
+        Line::Says(match (question.path.as_str(), question.query.contains("starting_after")) {
+            ("/v1/refunds", false) => liar::page(&[refund("re_2", "pending"), refund("re_1", "succeeded")], true),
+            ("/v1/refunds", true) => liar::page(&[refund("re_2", "succeeded"), refund("re_0", "succeeded")], false),
+            ("/v1/disputes", _) => liar::page(&[], false),
+            _ => liar::paid_intent(question.id(), PAID),
+        })
+    });
+    let context = context(Arc::clone(&scene.bench.store), scene.clock.clone(), vec![Arc::clone(&scene.account)]).await;
+    let reconciler = Reconciler::new(Arc::new(context), Arc::<Liar>::clone(&liar));
+    scene.open(&reconciler, "order-0").await;
+    scene.first_look_is_due();
+    assert_eq!(step(&reconciler).await.unwrap().changed, 1);
+    let view = scene.order("order-0").await.view;
+    assert_eq!((view.status, view.refunded, view.review), (OrderStatus::PartiallyRefunded, 3000, None));
+    assert_eq!(scene.bench.count("SELECT count(*) FROM events WHERE outcome = 'quarantined'").await, 0);
+    scene.bench.check_invariants().await;
+}
+
+/// PayPal's capture and the order that it belongs to are asked about at once, by one lease, and lead to one payment. Their
+/// answers are a second apart.
+#[tokio::test]
+async fn two_names_of_one_payment_that_are_asked_about_together_tell_of_it_twice() {
+    let (bench, clock) = (Bench::sqlite().await, Arc::new(ManualClock::at(SystemClock.now())));
+    let played = Played::new(&PayPal, clock.clone()).await;
+    let reconciler = played.reconciler(&bench.store, &clock).await;
+    let at = clock.now().seconds() - 3600;
+    let (id, capture) = {
+        let ledger = &mut played.simulated.ledger_mut();
+        let id = ledger.open("order-1", PAID, "EUR", false, at);
+        ledger.capture(&id, PAID, at + 1);
+        let capture = ledger.payment(&id).unwrap().captures[0].id.clone();
+        (id, capture)
+    };
+    register(reconciler.context(), &played.account, "order-1", &id, PAID).await;
+    let names = BTreeSet::from([(key_of(&played.account), id), (key_of(&played.account), format!("capture:{capture}"))]);
+    bench.store.ask_about(clock.now(), &names).await.unwrap();
+    *played.api.ticks.lock().unwrap() = SECOND;
+    assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 2, changed: 1, failed: 0 });
+    assert_eq!(bench.count("SELECT count(*) FROM events WHERE outcome = 'quarantined'").await, 0);
+    assert_eq!(bench.order("order-1").await.view.status, OrderStatus::Paid);
+    bench.check_invariants().await;
+}
+
+/// PayPal tells of a refund that its API does not show yet: the hint is not used up by an answer that says nothing new.
+#[tokio::test]
+async fn a_hint_that_the_answer_does_not_explain_is_asked_about_once_more() {
+    let (bench, clock) = (Bench::sqlite().await, Arc::new(ManualClock::at(SystemClock.now())));
+    let played = Played::new(&PayPal, clock.clone()).await;
+    let reconciler = played.reconciler(&bench.store, &clock).await;
+    let at = clock.now().seconds() - 3600;
+    let id = {
+        let ledger = &mut played.simulated.ledger_mut();
+        let id = ledger.open("order-1", PAID, "EUR", false, at);
+        ledger.capture(&id, PAID, at + 1);
+        id
+    };
+    register(reconciler.context(), &played.account, "order-1", &id, PAID).await;
+    let usual_delay = played.account.psp.profile().usual_delay;
+    clock.advance(usual_delay);
+    assert_eq!(step(&reconciler).await.unwrap().changed, 1);
+    let hints = BTreeSet::from([(key_of(&played.account), id.clone())]);
+    clock.advance(Duration::from_mins(10));
+    bench.store.ask_about(clock.now(), &hints).await.unwrap();
+    assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 1, changed: 0, failed: 0 });
+    played.simulated.ledger_mut().refund(&id, PAID, RefundState::Succeeded, clock.now().seconds());
+    clock.advance(usual_delay);
+    assert_eq!(step(&reconciler).await.unwrap(), StepReport { asked: 1, changed: 1, failed: 0 });
+    assert_eq!(bench.order("order-1").await.view.status, OrderStatus::Refunded);
+    // Once more, and not for ever.
+    clock.advance(Duration::from_mins(10));
+    bench.store.ask_about(clock.now(), &hints).await.unwrap();
+    for asked in [1, 1, 0, 0] {
+        assert_eq!(step(&reconciler).await.unwrap().asked, asked);
+        clock.advance(usual_delay);
+    }
+}
+
 /// A payment that says it was refunded, and lists of its refunds that go on.
 struct Circles {
     requests: AtomicUsize,
@@ -248,83 +339,4 @@ async fn a_backlog_is_caught_up_with_oldest_first_and_at_the_rate() {
         assert!(turn.abs_diff(place) < 4, "{id} is asked about as number {place}, and is {turn}");
     }
     assert_eq!(asked.len(), 200, "each once");
-}
-
-/// Answers at once that a payment is still open, and counts; or never.
-#[derive(Default)]
-struct Counter {
-    asked: Mutex<BTreeMap<String, usize>>,
-    silent: Mutex<bool>,
-    silence: Notify,
-}
-
-#[async_trait]
-impl PspTransport for Counter {
-    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>, TransportError> {
-        let id = request.uri().path().rsplit('/').next().unwrap().to_owned();
-        *self.asked.lock().unwrap().entry(id.clone()).or_default() += 1;
-        if *self.silent.lock().unwrap() {
-            self.silence.notify_one();
-            std::future::pending::<()>().await;
-        }
-        let body = json!({ "id": id, "object": "payment_intent", "status": "processing", "livemode": false });
-        Ok(http::Response::new(body.to_string().into()))
-    }
-}
-
-/// On the database that workers share: 10,000 due payments, and a worker that dies in the middle of its questions.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_workers_ask_about_ten_thousand_payments_once_each_and_take_over_from_the_dead() {
-    const PAYMENTS: usize = 10_000;
-    let scene = scene_with(Bench::new(servers::postgres().await.database().await).await).await;
-    let worker = async |transport: &Arc<Counter>| {
-        let context = context(Arc::clone(&scene.bench.store), scene.clock.clone(), vec![Arc::clone(&scene.account)]).await;
-        Reconciler::new(Arc::new(context), Arc::clone(transport) as Arc<dyn PspTransport>)
-    };
-    let (counter, dying) = (Arc::new(Counter::default()), Arc::new(Counter::default()));
-    let (one, two, dead) = (worker(&counter).await, worker(&counter).await, worker(&dying).await);
-    register(one.context(), &scene.account, "order-1", "pi_00000", PAID).await;
-    let now = scene.clock.now();
-    let due = |at: Timestamp| format!("to_timestamp({}::float8 / 1000)", at.millis());
-    scene
-        .bench
-        .execute(&format!(
-            "INSERT INTO checks (psp, account, payment_id, next_check_at, standing, standing_since)
-             SELECT 'stripe', 'default', 'pi_' || lpad(n::text, 5, '0'), {}, 'open', {} FROM generate_series(1, {}) AS n",
-            due(now),
-            due(now),
-            PAYMENTS - 1
-        ))
-        .await;
-    scene.first_look_is_due();
-
-    *dying.silent.lock().unwrap() = true;
-    tokio::select! {
-        _ = step(&dead) => panic!("it is never answered"),
-        () = dying.silence.notified() => {}
-    }
-    drop(dead);
-    let orphans = dying.asked.lock().unwrap().len();
-    assert!(orphans > 0);
-
-    let left = format!("SELECT count(*) FROM checks WHERE looks = 0 AND next_check_at <= {}", due(scene.clock.now()));
-    let until_done = async |reconciler: &Reconciler| {
-        loop {
-            if step(reconciler).await.unwrap().asked == 0 {
-                if scene.bench.count(&left).await == 0 {
-                    break;
-                }
-                scene.clock.advance(Duration::from_millis(500));
-            }
-        }
-    };
-    tokio::join!(until_done(&one), until_done(&two));
-    let asked = counter.asked.lock().unwrap().clone();
-    assert_eq!(asked.len(), PAYMENTS, "with the {orphans} of the dead worker");
-    let twice: Vec<_> = asked.iter().filter(|(_, times)| **times > 1).collect();
-    // Time goes on while so many are asked: some came due again.
-    let again = scene.bench.count("SELECT count(*) FROM checks WHERE looks > 1").await;
-    assert_eq!(twice.len(), usize::try_from(again).unwrap(), "nobody is asked about twice for one due time");
-    let looks = usize::try_from(scene.bench.count("SELECT sum(looks)::bigint FROM checks").await).unwrap();
-    assert_eq!(asked.values().sum::<usize>(), looks);
 }

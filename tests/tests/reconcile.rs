@@ -269,6 +269,61 @@ async fn an_answer_that_the_database_refuses_costs_only_its_payment() {
     }
 }
 
+/// The transaction of one answer loses against others, again and again: those that were asked with it have answers, too.
+#[tokio::test]
+async fn a_database_that_fails_for_one_answer_loses_none_of_the_others() {
+    let scene = scene().await;
+    let lost = payment_id(&Stripe, "order-0");
+    let store = FailingStore::new(
+        Arc::clone(&scene.bench.store),
+        Box::new(move |work| {
+            let rows = work.arrivals.iter().flat_map(|arrival| &arrival.rows);
+            rows.map(|row| &row.key.event_id).any(|id| id.contains(&lost)).then_some(StoreError::Contended(16))
+        }),
+    );
+    let context = context(store, scene.clock.clone(), vec![Arc::clone(&scene.account)]).await;
+    let reconciler = Reconciler::new(Arc::new(context), Arc::new(HttpTransport::new().unwrap()));
+    for number in 0..4 {
+        let id = scene.open(&reconciler, &format!("order-{number}")).await;
+        scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+    }
+    scene.first_look_is_due();
+    assert!(matches!(step(&reconciler).await, Err(StoreError::Contended(_))));
+    assert_eq!(scene.order("order-0").await.view.status, OrderStatus::Pending);
+    for number in 1..4 {
+        scene.assert_true(&format!("order-{number}")).await;
+    }
+    assert_eq!(scene.bench.count("SELECT count(*) FROM checks WHERE looks = 1").await, 3);
+    // Its lease ends, and it is asked about again, by whoever can store the answer.
+    scene.clock.advance(Duration::from_mins(5));
+    assert_eq!(step(&scene.reconciler().await).await.unwrap(), CHANGED);
+    scene.assert_true("order-0").await;
+}
+
+/// A→B→A: each answer is one of its own, although the first and the last say the same.
+#[tokio::test]
+async fn what_goes_back_and_forth_between_looks_is_as_many_answers() {
+    let scene = scene().await;
+    let reconciler = scene.reconciler().await;
+    let id = scene.open(&reconciler, "order-1").await;
+    scene.stripe.ledger_mut().capture(&id, PAID, scene.start);
+    let dispute = scene.stripe.ledger_mut().dispute(&id, PAID, scene.start + 60);
+    scene.first_look_is_due();
+    let states = [DisputeState::NeedsResponse, DisputeState::Won, DisputeState::NeedsResponse, DisputeState::Lost];
+    let expected = [OrderStatus::Disputed, OrderStatus::Paid, OrderStatus::Disputed, OrderStatus::ChargedBack];
+    for (number, (state, status)) in states.into_iter().zip(expected).enumerate() {
+        let now = scene.clock.now().seconds();
+        scene.stripe.ledger_mut().close_dispute(&id, dispute, state, now);
+        assert_eq!(step(&reconciler).await.unwrap(), CHANGED, "look {number}");
+        assert_eq!(scene.order("order-1").await.view.status, status, "look {number}");
+        scene.clock.advance(UNTIL_THE_NEXT_LOOK);
+    }
+    let answers = "SELECT count(*) FROM events WHERE event_type = 'poll:dispute' AND outcome = 'applied'";
+    assert_eq!(scene.bench.count(answers).await, 4);
+    assert_eq!(scene.order("order-1").await.version, 5);
+    scene.assert_true("order-1").await;
+}
+
 /// While a deploy rolls, a newer worker may write a status that this one does not know.
 #[tokio::test]
 async fn an_order_of_a_newer_version_holds_up_no_other() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -19,7 +20,14 @@ const MARGIN: Duration = Duration::from_mins(1);
 const LIVES_MAX: Duration = Duration::from_hours(24);
 
 /// The tokens of all accounts.
-pub struct Access(HashMap<AccountKey, Mutex<Option<Held>>>);
+pub struct Access(HashMap<AccountKey, Place>);
+
+#[derive(Default)]
+struct Place {
+    token: Mutex<Option<Held>>,
+    /// Requests for a token that got none.
+    failures: AtomicU64,
+}
 
 struct Held {
     credentials: HeaderValue,
@@ -37,12 +45,14 @@ pub enum AccessError {
     Transport(#[from] TransportError),
     #[error("the token has characters that no header takes")]
     Malformed,
+    #[error("another look asked for a token, and got none")]
+    NoneForAnother,
 }
 
 impl Access {
     #[must_use]
     pub fn new<'a>(accounts: impl Iterator<Item = &'a AccountKey>) -> Self {
-        Self(accounts.map(|key| (key.clone(), Mutex::new(None))).collect())
+        Self(accounts.map(|key| (key.clone(), Place::default())).collect())
     }
 
     /// What the account's requests carry as `Authorization`; `None`: they carry their credentials themselves.
@@ -58,14 +68,19 @@ impl Access {
     ) -> Result<Option<HeaderValue>, AccessError> {
         let Some(request) = account.psp.token_request(account) else { return Ok(None) };
         let Some(place) = self.0.get(key) else { return Ok(None) };
-        // Held while the PSP is asked, which its time-outs bound: all others wait for this one answer.
-        let mut held = place.lock().await;
+        let failures = place.failures.load(Ordering::Relaxed);
+        // Held while the PSP is asked, which its time-outs bound: all others wait for this one answer, whatever it is.
+        let mut held = place.token.lock().await;
         if let Some(held) = held.as_ref().filter(|held| now < held.renew_at) {
             return Ok(Some(held.credentials.clone()));
+        }
+        if place.failures.load(Ordering::Relaxed) != failures {
+            return Err(AccessError::NoneForAnother);
         }
         let asked = ask(account, request?, transport).await;
         let outcome = if asked.is_ok() { "ok" } else { "failed" };
         metrics::counter!(ACCESS_TOKENS_TOTAL, PSP => Arc::clone(&key.psp), OUTCOME => outcome).increment(1);
+        place.failures.fetch_add(u64::from(asked.is_err()), Ordering::Relaxed);
         let (credentials, lives) = asked?;
         *held = Some(Held { credentials: credentials.clone(), renew_at: now.plus(lives.min(LIVES_MAX).saturating_sub(MARGIN)) });
         Ok(Some(credentials))
@@ -74,7 +89,7 @@ impl Access {
     /// Forgets a token that the PSP did not take, unless it was renewed meanwhile.
     pub async fn refused(&self, key: &AccountKey, credentials: &HeaderValue) {
         if let Some(place) = self.0.get(key) {
-            let mut held = place.lock().await;
+            let mut held = place.token.lock().await;
             if held.as_ref().is_some_and(|held| held.credentials == *credentials) {
                 *held = None;
             }
@@ -98,7 +113,7 @@ async fn ask(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use async_trait::async_trait;
     use bytes::Bytes;
@@ -160,6 +175,18 @@ mod tests {
         }
     }
 
+    /// Gives none, and counts who asks.
+    struct Closed(AtomicU32);
+
+    #[async_trait]
+    impl PspTransport for Closed {
+        async fn send(&self, _: Request<Bytes>) -> Result<Response<Bytes>, TransportError> {
+            tokio::task::yield_now().await;
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Err(TransportError::TooLarge)
+        }
+    }
+
     fn parts() -> (AccountKey, Account, Office) {
         let key = AccountKey { psp: "tokened".into(), account: "default".into() };
         let account = Account {
@@ -191,6 +218,19 @@ mod tests {
         assert_eq!(ask(NOW.plus(Duration::from_mins(59))).await, renewed, "an older one was refused");
         access.refused(&key, &renewed).await;
         assert_eq!(ask(NOW.plus(Duration::from_mins(59))).await, "Bearer token-2");
+    }
+
+    #[tokio::test]
+    async fn one_request_that_gets_no_token_stands_for_all_who_wait_for_it() {
+        let (key, account, office) = parts();
+        let (access, closed) = (Access::new([&key].into_iter()), Closed(AtomicU32::new(0)));
+        let ask = || access.credentials(&key, &account, &closed, NOW);
+        let (one, two, three) = tokio::join!(ask(), ask(), ask());
+        assert!(matches!(one, Err(AccessError::Transport(_))));
+        assert!(matches!((two, three), (Err(AccessError::NoneForAnother), Err(AccessError::NoneForAnother))));
+        assert!(matches!(ask().await, Err(AccessError::Transport(_))), "the next one asks");
+        assert_eq!(closed.0.load(Ordering::Relaxed), 2);
+        assert!(access.credentials(&key, &account, &office, NOW).await.unwrap().is_some());
     }
 
     #[tokio::test]

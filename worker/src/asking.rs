@@ -42,6 +42,8 @@ pub enum AskingError {
     Slow(u64),
     #[error("the account is not configured")]
     NoAccount,
+    #[error("this worker stops")]
+    Stopped,
     #[error("reading the answer panicked")]
     Panicked,
 }
@@ -60,14 +62,13 @@ impl AskingError {
                 ReadError::Unauthorized(_) | ReadError::Unintelligible(_) => Manner::Failed { retry_after: None },
             },
             Self::Transport(_) | Self::Access(AccessError::Transport(_)) | Self::Slow(_) => Manner::Failed { retry_after: None },
-            // Nothing was asked, or the account has nothing to do with it.
-            Self::Ask(_)
-            | Self::Access(_)
-            | Self::Endless(_)
-            | Self::Loop
-            | Self::Future { .. }
-            | Self::NoAccount
-            | Self::Panicked => Manner::Answered,
+            // An answer, if a bad one.
+            Self::Access(AccessError::Malformed) | Self::Endless(_) | Self::Loop | Self::Future { .. } | Self::Panicked => {
+                Manner::Answered
+            }
+            Self::Ask(_) | Self::Access(AccessError::Ask(_) | AccessError::NoneForAnother) | Self::NoAccount | Self::Stopped => {
+                Manner::Unheard
+            }
         }
     }
 }

@@ -223,10 +223,12 @@ fn question(known: Option<&Looks>, habits: Habits, ends_at: Timestamp, now: Time
 
 #[cfg(test)]
 mod tests {
+    use paybell_shared::psp::LateChanges;
+
     use super::*;
 
     const END: Timestamp = Timestamp::from_seconds(1_790_000_000);
-    const HABITS: Habits = Habits { usual_delay: Duration::from_mins(1), lists_late_changes: false };
+    const HABITS: Habits = Habits { usual_delay: Duration::from_mins(1), lists_late_changes: LateChanges::Unlisted };
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_seconds(END.seconds() + seconds)

@@ -6,6 +6,7 @@
 //! | answers | up to its rate, and [`BUSY_MAX`] conversations at a time |
 //! | 429 | nothing until its `Retry-After`, within [`PAUSE_MIN`] and [`PAUSE_MAX`]; without one, ever longer |
 //! | no answer, 5xx, again and again | the circuit opens: nothing for a while, then one probe, until one is answered |
+//! | was not heard, as nothing was asked | nothing: a probe that asks nothing proves nothing |
 //! | refuses our credentials | said once; a probe now and then, since only a person can mend it |
 //!
 //! Many payments are asked about, and now and then something else is (a list is read): who asks for that and finds no place is
@@ -35,6 +36,9 @@ const OPEN_MAX: Duration = Duration::from_mins(10);
 const REFUSED_PAUSE: Duration = Duration::from_mins(15);
 /// So long a place is kept for who found none: it comes again within that time, or not at all.
 const TURN: Duration = Duration::from_secs(10);
+/// So far apart the clocks of workers may be. What lies further ahead was written by a clock that was wrong, and silences
+/// nobody.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_mins(5);
 
 /// What is known of an account's patience.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +86,8 @@ pub struct Ended {
 pub enum Manner {
     /// It answered, whatever it said of the payment.
     Answered,
+    /// It was not asked, or we did not wait for its answer.
+    Unheard,
     /// It did not, or not sensibly.
     Failed { retry_after: Option<Duration> },
     /// It answered that we ask too often.
@@ -107,14 +113,14 @@ pub enum News {
 impl Manners {
     /// Begins up to `wanted` conversations, each with one request at least; they are over at `until`, whatever happens.
     pub fn begin(&mut self, now: Timestamp, per_second: u32, wanted: u32, token: Uuid, until: Timestamp) -> Leave {
-        let kept = u32::from(self.turn_until.is_some_and(|turn_until| turn_until > now));
+        let kept = u32::from(self.turn_until.is_some_and(|turn_until| is_ahead(turn_until, now)));
         self.grant(now, per_second, wanted, kept, token, until)
     }
 
     /// The same for who asks seldom: if there is no place now, the next one is kept for it.
     pub fn begin_in_turn(&mut self, now: Timestamp, per_second: u32, wanted: u32, token: Uuid, until: Timestamp) -> Leave {
         let leave = self.grant(now, per_second, wanted, 0, token, until);
-        let is_paused = self.not_before.is_some_and(|not_before| not_before > now);
+        let is_paused = self.pauses_until(now).is_some();
         self.turn_until = match leave {
             Leave::Go(_) => None,
             Leave::NotBefore(_) if is_paused => self.turn_until,
@@ -125,8 +131,8 @@ impl Manners {
 
     /// `kept`: places that are left free.
     fn grant(&mut self, now: Timestamp, per_second: u32, wanted: u32, kept: u32, token: Uuid, until: Timestamp) -> Leave {
-        self.busy.retain(|_, busy| busy.until > now);
-        if let Some(not_before) = self.not_before.filter(|not_before| *not_before > now) {
+        self.busy.retain(|_, busy| is_ahead(busy.until, now));
+        if let Some(not_before) = self.pauses_until(now) {
             return Leave::NotBefore(not_before);
         }
         self.refill(now, per_second);
@@ -154,24 +160,25 @@ impl Manners {
         }
         self.allowance_m -= i64::from(ended.requests.saturating_sub(1)) * 1000;
         let (was_open, was_refused) = (self.is_open(), self.refused_since.is_some());
+        // Whoever was under way when the pause began says nothing new: four that fail at once are no four pauses.
+        let counts = self.pauses_until(now).is_none();
         match ended.manner {
+            Manner::Unheard | Manner::Withheld | Manner::Unclear => return None,
             Manner::Answered => {
                 self.failures = 0;
                 self.refused_since = None;
                 return (was_open || was_refused).then_some(News::Recovered);
             }
-            Manner::Withheld => return None,
             Manner::Failed { retry_after } => {
-                self.failures = self.failures.saturating_add(1);
+                self.failures = self.failures.saturating_add(u32::from(counts));
                 let beyond = self.failures.checked_sub(OPENING_FAILURES);
                 let pause = beyond.map(|beyond| doubled(OPEN_MIN, beyond).min(OPEN_MAX));
                 self.pause(now, pause.max(retry_after));
             }
             Manner::SlowDown { retry_after } => {
-                self.failures = self.failures.saturating_add(1);
+                self.failures = self.failures.saturating_add(u32::from(counts));
                 self.pause(now, Some(retry_after.unwrap_or_else(|| doubled(PAUSE_MIN, self.failures))));
             }
-            Manner::Unclear => return None,
             Manner::Refused => {
                 self.failures = self.failures.max(OPENING_FAILURES);
                 self.refused_since.get_or_insert(now);
@@ -196,7 +203,12 @@ impl Manners {
 
     fn pause(&mut self, now: Timestamp, pause: Option<Duration>) {
         let until = pause.map(|pause| now.plus(pause.clamp(PAUSE_MIN, PAUSE_MAX)));
-        self.not_before = self.not_before.max(until);
+        self.not_before = self.pauses_until(now).max(until);
+    }
+
+    /// The end of a pause that lasts.
+    fn pauses_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.not_before.filter(|not_before| is_ahead(*not_before, now))
     }
 
     fn refill(&mut self, now: Timestamp, per_second: u32) {
@@ -204,8 +216,14 @@ impl Manners {
         let waited_ms = self.refilled_at.map_or(i64::MAX, |before| now.millis().saturating_sub(before.millis()).max(0));
         let refilled_m = waited_ms.saturating_mul(per_second.max(1).into());
         self.allowance_m = self.allowance_m.saturating_add(refilled_m).min(full_m);
-        self.refilled_at = self.refilled_at.max(Some(now));
+        let by_right_clock = self.refilled_at.filter(|before| *before <= now.plus(CLOCKS_DIFFER_MAX));
+        self.refilled_at = by_right_clock.max(Some(now));
     }
+}
+
+/// It is still to come, and nobody means more: no pause and no conversation lasts longer.
+fn is_ahead(at: Timestamp, now: Timestamp) -> bool {
+    now < at && at <= now.plus(PAUSE_MAX + CLOCKS_DIFFER_MAX)
 }
 
 fn doubled(shortest: Duration, times: u32) -> Duration {
@@ -323,6 +341,42 @@ mod tests {
         assert_eq!(manners.begin(probing, RATE, 4, token(13), at(600)), Leave::Go(4));
     }
 
+    /// The circuit opens at the fifth failure, and the three that were under way with it fail as well.
+    #[test]
+    fn those_under_way_when_the_circuit_opens_do_not_lengthen_its_pause() {
+        let mut manners = Manners::default();
+        for round in 0..2 {
+            assert_eq!(manners.begin(NOW, RATE, 4, token(round), at(300)), Leave::Go(4));
+            for _ in 0..4 {
+                end(&mut manners, NOW, round, Manner::Failed { retry_after: None });
+            }
+        }
+        assert_eq!(begin(&mut manners, NOW, 10), Err(NOW.plus(OPEN_MIN)));
+        let mut manners = Manners::default();
+        assert_eq!(manners.begin(NOW, RATE, 4, token(1), at(300)), Leave::Go(4));
+        for _ in 0..4 {
+            end(&mut manners, NOW, 1, Manner::SlowDown { retry_after: None });
+        }
+        assert_eq!(begin(&mut manners, NOW, 10), Err(NOW.plus(PAUSE_MIN * 2)));
+    }
+
+    /// The payment's id was malformed, a setting was missing, or we stopped in the middle of it.
+    #[test]
+    fn a_probe_that_asks_nothing_closes_no_circuit() {
+        let mut manners = opened();
+        let probing = NOW.plus(OPEN_MIN);
+        begin(&mut manners, probing, 11).unwrap();
+        assert_eq!(end(&mut manners, probing, 11, Manner::Unheard), None);
+        assert!(manners.is_open());
+        begin(&mut manners, probing, 12).unwrap();
+        assert!(begin(&mut manners, probing, 13).is_err(), "still one at a time");
+        end(&mut manners, probing, 12, Manner::Refused);
+        let probing = probing.plus(REFUSED_PAUSE);
+        begin(&mut manners, probing, 14).unwrap();
+        assert_eq!(end(&mut manners, probing, 14, Manner::Unheard), None);
+        assert!(manners.refused_since().is_some());
+    }
+
     #[test]
     fn refused_credentials_are_said_once_and_tried_seldom() {
         let (mut manners, mut now) = (Manners::default(), NOW);
@@ -409,6 +463,35 @@ mod tests {
         assert!(begin(&mut manners, at(50), 11).is_err());
         assert!(begin(&mut manners, at(100), 11).is_err());
         begin(&mut manners, at(101), 11).unwrap();
+    }
+
+    /// A worker whose clock is a year ahead asks, fails, and dies in the middle of its next questions.
+    #[test]
+    fn a_clock_that_was_ahead_silences_nobody() {
+        let year = at(365 * 24 * 3600);
+        let mut manners = Manners::default();
+        for n in 1..=OPENING_FAILURES {
+            begin(&mut manners, year, n.into()).unwrap();
+            end(&mut manners, year, n.into(), Manner::Failed { retry_after: None });
+        }
+        let probing = year.plus(OPEN_MIN);
+        begin(&mut manners, probing, 10).unwrap();
+        begin(&mut manners, NOW, 11).unwrap();
+        assert_eq!(end(&mut manners, NOW, 11, Manner::Answered), Some(News::Recovered));
+        assert_eq!(manners.begin(NOW, RATE, 4, token(12), at(300)), Leave::Go(4));
+        for _ in 0..4 {
+            end(&mut manners, NOW, 12, Manner::Answered);
+        }
+        // The rate is the true clock's again.
+        for n in 13..20 {
+            let _ = begin(&mut manners, NOW, n);
+            end(&mut manners, NOW, n, Manner::Answered);
+        }
+        assert!(begin(&mut manners, NOW, 20).is_err());
+        begin(&mut manners, at(1), 21).unwrap();
+        // Workers whose clocks differ a little keep each other's pauses.
+        end(&mut manners, at(2), 21, Manner::SlowDown { retry_after: Some(PAUSE_MAX) });
+        assert_eq!(begin(&mut manners, at(1), 22), Err(at(2).plus(PAUSE_MAX)));
     }
 
     proptest! {

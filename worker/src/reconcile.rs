@@ -6,9 +6,10 @@
 //!
 //! An answer is distrusted: none, an unknown payment, a page that leads in a circle or never ends, a time to come: none of
 //! them says anything about the payment, least of all that it failed. What the PSP does say only adds facts; the merge
-//! decides what they amount to, so that nothing goes backwards.
+//! decides what they amount to, so that nothing goes backwards. One that does not say what it was asked for is asked once more:
+//! PSPs read from copies that lag behind their webhooks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use paybell_shared::clock::Timestamp;
-use paybell_shared::event::{CaptureState, Fact, FactVersion, PaymentEvent, PaymentState};
-use paybell_shared::psp::{Account, Asked, ReadError, Unread};
+use paybell_shared::event::{CaptureState, EventKey, Fact, FactVersion, PaymentEvent, PaymentState};
+use paybell_shared::psp::{Account, Answer, Asked, ReadError, Unread};
 use paybell_shared::shutdown::Shutdown;
 use paybell_shared::telemetry::{
     ACCOUNT, OUTCOME, PSP, PSP_CIRCUIT_OPEN, PSP_CREDENTIALS_REFUSED, RECONCILE_DUE, RECONCILE_ETA_SECONDS,
@@ -45,6 +46,8 @@ const PAGES_MAX: usize = 32;
 const IDLE: Duration = Duration::from_secs(1);
 /// Between two counts of what is due.
 const WATCH_PERIOD: Duration = Duration::from_secs(30);
+/// How long looks have to be given back once the stop has begun: a statement each, if the database is well.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 /// So far ahead of our clock an answer may be: clocks differ. What is later would stand above every later fact.
 pub(crate) const AHEAD_MAX: Duration = Duration::from_mins(5);
 
@@ -87,32 +90,39 @@ impl Reconciler {
 /// # Errors
 /// The database is away.
 pub async fn step(reconciler: &Reconciler) -> Result<StepReport, StoreError> {
+    let never = Shutdown::new();
     let mut steps: FuturesUnordered<_> =
-        reconciler.accounts().map(|(key, account, habits)| step_account(reconciler, key, account, habits)).collect();
-    let mut report = StepReport::default();
+        reconciler.accounts().map(|(key, account, habits)| step_account(reconciler, key, account, habits, &never)).collect();
+    let (mut report, mut failure) = (StepReport::default(), None);
     while let Some(stepped) = steps.next().await {
-        let StepReport { asked, changed, failed } = stepped?;
-        report.asked += asked;
-        report.changed += changed;
-        report.failed += failed;
+        match stepped {
+            Ok(StepReport { asked, changed, failed }) => {
+                report.asked += asked;
+                report.changed += changed;
+                report.failed += failed;
+            }
+            Err(error) => failure = Some(error),
+        }
     }
-    Ok(report)
+    failure.map_or(Ok(report), Err)
 }
 
-/// Steps until the stop, each account for itself: one that answers slowly keeps no other waiting.
+/// Steps until the stop, each account for itself: one that answers slowly keeps no other waiting. At the stop, looks are cut off
+/// and given back, so that a deploy holds up no account until their leases end.
 ///
 /// # Errors
 /// None so far: a database that is away is waited for.
 pub async fn run(reconciler: Reconciler, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut loops: FuturesUnordered<_> =
-        reconciler.accounts().map(|(key, account, habits)| run_account(&reconciler, key, account, habits)).collect();
+        reconciler.accounts().map(|(key, account, habits)| run_account(&reconciler, key, account, habits, &shutdown)).collect();
+    let long_stopped = async {
+        shutdown.stopping().await;
+        tokio::time::sleep(STOP_GRACE).await;
+    };
     tokio::select! {
-        // A PSP that answers slowly must not outlast the stop. A look that is cut off loses nothing: its lease ends, and it is
-        // asked again.
-        () = shutdown.stopping() => {}
-        // They never end; without any there is only the stop to wait for.
-        Some(()) = loops.next() => {}
-        else => shutdown.stopping().await,
+        () = async { while loops.next().await.is_some() {} } => {}
+        // What could not be given back loses nothing: its lease ends, and it is asked again.
+        () = long_stopped => {}
     }
     Ok(())
 }
@@ -150,15 +160,16 @@ fn show(context: &Context, due: &Due, now: Timestamp) {
     set(PSP_CREDENTIALS_REFUSED, f64::from(u8::from(manners.refused_since().is_some())));
 }
 
-async fn run_account(reconciler: &Reconciler, key: &AccountKey, account: &Account, habits: Habits) {
-    loop {
-        match step_account(reconciler, key, account, habits).await {
-            Ok(report) if report.asked > 0 => {}
-            Ok(_) => tokio::time::sleep(IDLE).await,
-            Err(error) => {
-                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "reconciliation pauses");
-                tokio::time::sleep(IDLE).await;
-            }
+async fn run_account(reconciler: &Reconciler, key: &AccountKey, account: &Account, habits: Habits, shutdown: &Shutdown) {
+    while !shutdown.is_stopping() {
+        match step_account(reconciler, key, account, habits, shutdown).await {
+            Ok(report) if report.asked > 0 => continue,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "reconciliation pauses"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(IDLE) => {}
+            () = shutdown.stopping() => {}
         }
     }
 }
@@ -168,29 +179,41 @@ async fn step_account(
     key: &AccountKey,
     account: &Account,
     habits: Habits,
+    shutdown: &Shutdown,
 ) -> Result<StepReport, StoreError> {
     let context = reconciler.context();
     let (now, per_second) = (context.clock.now(), account.psp.profile().asks_per_second);
     let lease = Lease { now, until: now.plus(LEASE), token: context.ids.next(), per_second };
     let leased = context.store.lease_checks(key, &lease).await?;
-    let mut looks: FuturesUnordered<_> = leased.checks.iter().map(|check| look(reconciler, account, habits, check)).collect();
-    let mut report = StepReport::default();
+    let mut looks: FuturesUnordered<_> =
+        leased.checks.iter().map(|check| look(reconciler, account, habits, check, shutdown)).collect();
+    let (mut report, mut failure) = (StepReport::default(), None);
     while let Some(outcome) = looks.next().await {
         report.asked += 1;
-        match outcome? {
-            Outcome::Changed => report.changed += 1,
-            Outcome::Same => {}
-            Outcome::Missing | Outcome::Failed => report.failed += 1,
+        match outcome {
+            Ok(Outcome::Changed) => report.changed += 1,
+            Ok(Outcome::Same) => {}
+            Ok(Outcome::Missing | Outcome::Failed) => report.failed += 1,
+            // The others have asked already, and what they heard counts.
+            Err(error) => failure = Some(error),
         }
     }
-    Ok(report)
+    failure.map_or(Ok(report), Err)
 }
 
 /// All pages of an answer.
 #[derive(Default)]
 struct Told {
-    events: Vec<PaymentEvent>,
+    events: BTreeMap<EventKey, PaymentEvent>,
     unread: Vec<Unread>,
+}
+
+impl Told {
+    /// Pages shift while they are read, so that a row may come again: of what one look says of one object, the last counts.
+    fn take(&mut self, page: Answer) {
+        self.events.extend(page.events.into_iter().map(|event| (event.key.clone(), event)));
+        self.unread.extend(page.unread);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -213,17 +236,29 @@ impl Outcome {
     }
 }
 
-async fn look(reconciler: &Reconciler, account: &Account, habits: Habits, check: &DueCheck) -> Result<Outcome, StoreError> {
+async fn look(
+    reconciler: &Reconciler,
+    account: &Account,
+    habits: Habits,
+    check: &DueCheck,
+    shutdown: &Shutdown,
+) -> Result<Outcome, StoreError> {
     let context = reconciler.context();
     let mut requests = 0;
-    let asked = timeout(LOOK_MAX, ask(reconciler, account, check, &mut requests)).await;
-    let asked = asked.unwrap_or(Err(AskingError::Slow(LOOK_MAX.as_secs())));
+    let asked = tokio::select! {
+        asked = timeout(LOOK_MAX, ask(reconciler, account, check, &mut requests)) => {
+            asked.unwrap_or(Err(AskingError::Slow(LOOK_MAX.as_secs())))
+        }
+        // A PSP that answers slowly must not outlast the stop.
+        () = shutdown.stopping() => Err(AskingError::Stopped),
+    };
+    let is_cut_off = matches!(asked, Err(AskingError::Stopped));
     let manner = asked.as_ref().map_or_else(AskingError::manner, |_| crate::manners::Manner::Answered);
     let (psp, account_name, payment_id) = (&*check.account.psp, &*check.account.account, &*check.payment_id);
     let mut left = Left { in_doubt: false, led_elsewhere: false };
     let (outcome, said) = match asked {
         Ok(told) => {
-            let said = if told.events.iter().any(has_money) { Said::Money } else { Said::NoMoney };
+            let said = if told.events.values().any(has_money) { Said::Money } else { Said::NoMoney };
             match apply(reconciler, account, check, told).await {
                 Ok((changed, now)) => {
                     left = now;
@@ -261,9 +296,12 @@ async fn look(reconciler: &Reconciler, account: &Account, habits: Habits, check:
         Said::Unknown => After::Missing(check.missing_since.unwrap_or(at)),
         Said::Nothing => After::Nothing(check.unanswered_since.unwrap_or(at)),
     };
-    let next_check_at = left.next_look(check, habits, after, context, at);
+    // Whoever takes over asks at once.
+    let next_check_at = if is_cut_off { Some(at) } else { left.next_look(check, habits, after, context, at) };
+    // A PSP that gives reason to ask, and then has nothing new to say, may read from a copy that lags behind its webhooks.
+    let is_unexplained = check.is_hinted && outcome == Outcome::Same;
     // Two looks that agree end a contradiction, and they must be apart.
-    let in_doubt_until = left.in_doubt.then(|| at.plus(habits.usual_delay));
+    let in_doubt_until = (left.in_doubt || is_unexplained).then(|| at.plus(habits.usual_delay));
     let ended = Ended { requests, manner };
     let looked = Looked { at, result: outcome.as_str(), said, next_check_at, in_doubt_until, ended };
     let news = context.store.finish_check(check, &looked).await?;
@@ -297,8 +335,10 @@ fn has_money(event: &PaymentEvent) -> bool {
 
 /// Asks page by page; an answer counts as a whole or not at all.
 async fn ask(reconciler: &Reconciler, account: &Account, check: &DueCheck, requests: &mut u32) -> Result<Told, AskingError> {
-    let at = reconciler.context().clock.now();
-    let look_id = format!("{}-{}", at.millis(), &check.lease_token.simple().to_string()[..8]);
+    let context = reconciler.context();
+    let at = context.clock.now();
+    // Of this look alone: one lease is of several payments, and two of them may lead to one object.
+    let look_id = format!("{}-{}", at.millis(), &context.ids.next().simple().to_string()[..8]);
     let mut told = Told::default();
     let mut cursor: Option<String> = None;
     let mut read = BTreeSet::new();
@@ -310,10 +350,10 @@ async fn ask(reconciler: &Reconciler, account: &Account, check: &DueCheck, reque
         // Adapters never panic (invariant I7); if one does, it costs its own look and not the worker.
         let answer = catch_unwind(AssertUnwindSafe(|| account.psp.read_status(&asked, &response, account)))
             .map_err(|_| AskingError::Panicked)??;
-        answer.events.iter().try_for_each(|event| not_ahead(event, reconciler.context().clock.now()))?;
-        told.events.extend(answer.events);
-        told.unread.extend(answer.unread);
-        match answer.next {
+        answer.events.iter().try_for_each(|event| not_ahead(event, context.clock.now()))?;
+        let next = answer.next.clone();
+        told.take(answer);
+        match next {
             Some(next) if !read.insert(next.clone()) => return Err(AskingError::Loop),
             Some(next) => cursor = Some(next),
             None => return Ok(told),
@@ -359,8 +399,8 @@ impl Left {
 async fn apply(reconciler: &Reconciler, account: &Account, check: &DueCheck, told: Told) -> Result<(bool, Left), StoreError> {
     let context = reconciler.context();
     let now = context.clock.now();
-    let led_elsewhere = !told.events.is_empty() && told.events.iter().all(|event| event.payment_id != check.payment_id);
-    let answer = Arrival::of_answer(told.events, told.unread, account, now);
+    let led_elsewhere = !told.events.is_empty() && told.events.values().all(|event| event.payment_id != check.payment_id);
+    let answer = Arrival::of_answer(told.events.into_values().collect(), told.unread, account, now);
     let arrivals = [Arrival { heard_at: check.hinted_at, ..answer }];
     let work = Work { arrivals: &arrivals, now, ..context.work() };
     let applied = context.store.apply(&work).await?;
@@ -488,15 +528,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_psp_that_never_answers_does_not_outlast_the_stop() {
+    async fn a_psp_that_never_answers_does_not_outlast_the_stop_and_the_next_worker_asks_at_once() {
         let due = TwoDue::new().await;
-        let (reconciler, transport) = reconciler(&due, true);
+        let (stopping, transport) = reconciler(&due, true);
         let shutdown = Shutdown::new();
-        let running = tokio::spawn(run(reconciler, shutdown.clone()));
+        let running = tokio::spawn(run(stopping, shutdown.clone()));
         transport.asked.notified().await;
         shutdown.stop();
         // Without the cut this test never ends.
         running.await.unwrap().unwrap();
+        // Neither the payments' leases nor the account's conversations are left to end by themselves.
+        assert_eq!(step(&reconciler(&due, false).0).await.unwrap().asked, 2);
         due.end().await;
     }
 }

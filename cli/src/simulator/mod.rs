@@ -41,7 +41,7 @@ pub mod stripe;
 mod stripe_api;
 pub mod svix;
 
-pub use account::Account;
+pub use account::{Account, quoted};
 pub use dialect::{Dialect, Forgery, Settings, SignError, SignedCall, Situation, Webhook};
 pub use endpoint::Registered;
 pub use seed::Seed;

@@ -5,6 +5,7 @@ pub mod apply;
 mod load;
 mod one_by_one;
 mod publisher;
+pub mod push_vs_poll;
 pub mod seen;
 mod stories;
 

@@ -2,7 +2,7 @@
 
 use clap::{Parser, ValueEnum};
 use paybell_shared::telemetry;
-use paybell_tests::bench::{Size, ack, apply, seen};
+use paybell_tests::bench::{Size, ack, apply, push_vs_poll, seen};
 
 /// A worker's time is a fifth allocation: of the many small texts that JSON is made of.
 #[global_allocator]
@@ -21,6 +21,9 @@ struct Arguments {
     /// Events of `apply`; `seen` takes a fifth of them. A tenth as many orders
     #[arg(long, default_value_t = 200_000)]
     events: usize,
+    /// Payments of `push-vs-poll`
+    #[arg(long, default_value_t = 2_000)]
+    payments: usize,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -34,6 +37,8 @@ enum Name {
     Apply,
     /// Deliveries that were seen before; the worker's memory
     Seen,
+    /// The same payments by polling, by webhooks, and by webhooks with reconciliation
+    PushVsPoll,
 }
 
 #[tokio::main]
@@ -63,6 +68,10 @@ async fn main() -> anyhow::Result<()> {
     if wanted(Name::Seen) {
         let report = seen::run(size(arguments.events / 5)).await?;
         show("seen", report.table(), serde_json::to_value(&report))?;
+    }
+    if wanted(Name::PushVsPoll) {
+        let report = push_vs_poll::run(arguments.payments).await?;
+        show("push_vs_poll", report.table(), serde_json::to_value(&report))?;
     }
     if arguments.json {
         println!("{}", serde_json::Value::Object(reports));

@@ -26,6 +26,8 @@ macro_rules! checks_suite {
             what_is_planned_during_a_look_outlives_it,
             a_hint_outlives_a_change,
             what_looks_heard_is_kept,
+            a_hint_that_no_look_answered_stays_open,
+            a_row_of_an_older_schema_begins_to_age,
             an_accounts_patience_is_one_for_all,
             what_is_due_is_counted
         );
@@ -242,6 +244,38 @@ pub async fn what_looks_heard_is_kept(bench: &Bench) {
     assert_eq!(look(Said::Unknown).await, "6 1 0 4 -");
     assert_eq!(look(Said::NoMoney).await, "7 7 1 - -");
     assert_eq!(look(Said::Money).await, "8 - - - -");
+}
+
+/// The PSP was down, and then a webhook changes how the payment stands: the hint is still to be answered, soon.
+pub async fn a_hint_that_no_look_answered_stays_open(bench: &Bench) {
+    open(bench, 1).await;
+    bench.store.ask_about(NOW, &BTreeSet::from([(account(), "pi_00".to_owned())])).await.unwrap();
+    let hinted = lease(bench, NOW).await.remove(0);
+    let next = NOW.plus(Duration::from_hours(1));
+    finish(bench, &hinted, Looked { said: Said::Nothing, ..looked(NOW, Some(next)) }).await;
+    bench.apply(&[captured("evt_x", "pi_00", None, 4999)]).await;
+    assert_eq!(lease(bench, next.minus(Duration::from_millis(1))).await, []);
+    let again = lease(bench, next).await.remove(0);
+    assert_eq!(again.standing, Some(Standing::Settled));
+    finish(bench, &again, looked(next, None)).await;
+    assert_eq!(lease(bench, next.plus(Duration::from_hours(24 * 365))).await, [], "it is answered");
+}
+
+/// Of a payment from before version 3 of the schema nobody knows since when it is known: without an age its looks would never
+/// grow rarer.
+pub async fn a_row_of_an_older_schema_begins_to_age(bench: &Bench) {
+    open(bench, 1).await;
+    bench.execute("UPDATE checks SET standing = NULL, standing_since = NULL, first_seen_at = NULL").await;
+    let due = NOW.plus(FIRST_LOOK);
+    let check = lease(bench, due).await.remove(0);
+    assert_eq!((check.first_seen_at, check.standing_since), (None, None));
+    let next = due.plus(FIRST_LOOK);
+    finish(bench, &check, looked(due, Some(next))).await;
+    let check = lease(bench, next).await.remove(0);
+    assert_eq!(check.first_seen_at, Some(due));
+    let later = next.plus(FIRST_LOOK);
+    finish(bench, &check, looked(next, Some(later))).await;
+    assert_eq!(lease(bench, later).await.remove(0).first_seen_at, Some(due));
 }
 
 pub async fn an_accounts_patience_is_one_for_all(bench: &Bench) {

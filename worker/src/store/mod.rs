@@ -914,6 +914,8 @@ pub struct DueCheck {
     pub lease_token: Uuid,
     /// The hint that this look answers.
     pub hint_seq: i64,
+    /// It is the first to answer it.
+    pub is_hinted: bool,
     /// Looks so far.
     pub looks: i32,
     /// `None`: no order is known, or a newer version gave it a standing that this one does not know.

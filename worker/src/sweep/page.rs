@@ -128,7 +128,8 @@ const fn failure(error: &AskingError) -> Failure {
         | AskingError::Transport(_)
         | AskingError::Access(_)
         | AskingError::Slow(_)
-        | AskingError::NoAccount => Failure::NoAnswer,
+        | AskingError::NoAccount
+        | AskingError::Stopped => Failure::NoAnswer,
     }
 }
 

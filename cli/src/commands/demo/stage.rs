@@ -1,6 +1,5 @@
 //! What runs in the demo, and where: the simulated PSPs, then Paybell, all on free ports.
 
-use std::fmt::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use tokio::net::TcpListener;
 use crate::api::Api;
 use crate::commands::serve::{self, Addresses};
 use crate::simulator::ledger::Ledger;
-use crate::simulator::{Account, Dialect, Sender, Settings, http_client};
+use crate::simulator::{Account, Dialect, Sender, Settings, http_client, quoted};
 
 /// Embedded databases open in less, on any disk.
 const READY_MAX: Duration = Duration::from_secs(15);
@@ -199,61 +198,9 @@ url = "memory:"
         store = database("store.db"),
     );
     for account in accounts {
-        text.push_str(&table(account));
+        text.push_str(&account.table(account_name(account.dialect)));
     }
     text
-}
-
-/// The account's `[[psp]]` table.
-fn table(account: &Account) -> String {
-    let (dialect, settings) = (account.dialect, &account.settings);
-    let secrets = if settings.secret.is_empty() { String::new() } else { quoted(&settings.secret) };
-    let mut text = format!(
-        "\n[[psp]]\nid = {}\naccount = {}\nmode = \"test\"\nsecrets = [{secrets}]\n",
-        quoted(dialect.psp()),
-        quoted(account_name(dialect))
-    );
-    let has_api = account.api().is_some();
-    let optional = [
-        ("scheme", settings.scheme),
-        ("url", settings.url.as_deref()),
-        ("webhook_id", settings.webhook_id.as_deref()),
-        ("public_key", settings.public_key.as_deref()),
-        ("trusted_root", settings.trusted_root.as_deref()),
-        ("api_key", settings.api_key.as_deref()),
-        ("api_url", settings.api_url.as_deref().filter(|_| has_api)),
-        ("client_id", settings.client_id.as_deref()),
-        ("merchant_id", settings.merchant_id.as_deref()),
-    ];
-    for (key, value) in optional {
-        if let Some(value) = value {
-            // Writing to a String does not fail.
-            let _ = writeln!(text, "{key} = {}", quoted(value));
-        }
-    }
-    if let Some(rules) = settings.generic {
-        text.push_str("[psp.generic]\n");
-        let rules = [
-            ("header", &rules.header),
-            ("algorithm", &rules.algorithm),
-            ("encoding", &rules.encoding),
-            ("prefix", &rules.prefix),
-            ("template", &rules.template),
-            ("timestamp_header", &rules.timestamp_header),
-            ("key_encoding", &rules.key_encoding),
-            ("id", &rules.id),
-        ];
-        for (key, value) in rules {
-            if let Some(value) = value {
-                let _ = writeln!(text, "{key} = {}", quoted(value));
-            }
-        }
-    }
-    text
-}
-
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }
 
 #[cfg(test)]

@@ -32,7 +32,8 @@ const HINTED: &str = "\
 
 /// A row that another worker is leasing at this moment is passed over.
 const DUE: &str = "\
-    SELECT payment_id, hint_seq, looks, standing, standing_since, first_seen_at, missing_since, unanswered_since, hinted_at
+    SELECT payment_id, hint_seq, hint_seq > answered_seq AS is_hinted, looks, standing, standing_since, first_seen_at, missing_since,
+        unanswered_since, hinted_at
     FROM checks
     WHERE account = $1 AND psp = $2 AND next_check_at <= $3 AND (lease_until IS NULL OR lease_until <= $3)
     ORDER BY next_check_at
@@ -44,14 +45,16 @@ const LEASE: &str = "\
     WHERE account = $1 AND psp = $2 AND payment_id = ANY($3)";
 
 /// Whoever lost the lease changes nothing. What was planned meanwhile stays: by a hint, or because it stands otherwise now. What
-/// a look denies was so when it began; without an answer a payment is since its look was due.
+/// a look denies was so when it began; without an answer a payment is since its look was due. A row from before version 3 of the
+/// schema begins to age here, or it would be asked about as one that is new for ever.
 const FINISH: &str = "\
     UPDATE checks SET
         lease_token = NULL,
         lease_until = NULL,
         looks = looks + 1,
         last_result = $6,
-        answered_seq = greatest(answered_seq, $7),
+        first_seen_at = coalesce(first_seen_at, $10),
+        answered_seq = CASE WHEN $9 = 'nothing' THEN answered_seq ELSE greatest(answered_seq, $7) END,
         answered_at = CASE WHEN $9 = 'nothing' THEN answered_at ELSE $10 END,
         denied_before_at = CASE $9 WHEN 'no_money' THEN denied_at WHEN 'money' THEN NULL ELSE denied_before_at END,
         denied_at = CASE $9 WHEN 'no_money' THEN last_checked_at WHEN 'money' THEN NULL ELSE denied_at END,
@@ -270,6 +273,7 @@ fn due_check(row: &PgRow, account: &AccountKey, lease_token: Uuid) -> Result<Due
         payment_id: row.try_get("payment_id").map_err(classify)?,
         lease_token,
         hint_seq: row.try_get("hint_seq").map_err(classify)?,
+        is_hinted: row.try_get("is_hinted").map_err(classify)?,
         looks: row.try_get("looks").map_err(classify)?,
         // One that a newer version wrote must not keep all others from being looked at.
         standing: standing.and_then(|standing| Standing::parse(&standing)),
