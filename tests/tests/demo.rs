@@ -22,7 +22,8 @@ async fn every_order_at_every_psp_comes_to_the_truth() {
         // Of no other payment a webhook is missed than of those whose webhooks were lost on purpose.
         let count = |value: &Value| value.as_u64().unwrap();
         assert!(count(&line["told"]["by_asking_alone"]) <= count(&line["lost"]), "{line}");
-        assert!(count(&line["told"]["by_webhook"]) > 0, "{line}");
+        // First, or after a list that was read in between.
+        assert!(count(&line["told"]["by_webhook"]) + count(&line["told"]["late"]) > 0, "{line}");
     }
     assert_eq!(sheet["psps"].as_array().unwrap().len(), simulator::ALL.len());
     assert_eq!(sheet["agrees"], true);

@@ -1,5 +1,5 @@
 //! Every webhook is dropped, at every PSP: each order whose PSP can be asked comes to its state within the schedule of
-//! `worker/src/schedule.rs`, and of every other nothing is made up.
+//! `worker/src/schedule.rs`, and of every other nothing is made up, and it is listed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use paybell_tests::worker::{key_of, register_over};
 use paybell_worker::order::{OrderStatus, Standing};
 use paybell_worker::reconcile::{Reconciler, StepReport, step};
 use paybell_worker::schedule::{self, After};
+use paybell_worker::store::Reason;
+use paybell_worker::unsettled::{self, SETTLE_MAX};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use uuid::Uuid;
@@ -262,18 +264,26 @@ async fn a_late_success_is_learned_after_a_cancellation_and_after_an_expiry() {
     silence.await_all(awaited).await;
 }
 
-/// Nobody can be asked, and nothing is told: the order is what the shop said, and nobody guesses.
+/// Nobody can be asked, and nothing is told: the order is what the shop said, nobody guesses, and it is on the operator's list once
+/// its time is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_whose_psp_cannot_be_asked_stays_as_it_is() {
+async fn an_order_whose_psp_cannot_be_asked_stays_as_it_is_and_is_listed() {
     let all = each(false).await;
     assert!(!all.is_empty());
     for silence in all {
         let order_id = "unheard-of";
         silence.register(order_id).await;
         let registered = silence.bench.order(order_id).await;
+        let listed = async || {
+            let page = unsettled::page(silence.reconciler.context(), None, None, 10).await.unwrap();
+            page.into_iter().map(|(reason, one)| (one.order.id, reason)).collect::<Vec<_>>()
+        };
+        silence.clock.advance(SETTLE_MAX - HOUR);
+        assert_eq!(listed().await, [], "{}", silence.dialect.id());
         for _ in 0..200 {
             silence.clock.advance(DAY);
             assert_eq!(step(&silence.reconciler).await.unwrap(), StepReport::default(), "{}", silence.dialect.id());
+            assert_eq!(listed().await, [(order_id.to_owned(), Reason::CannotBeAsked)], "{}", silence.dialect.id());
         }
         assert_eq!(registered.view.status, OrderStatus::Pending);
         assert_eq!(silence.bench.order(order_id).await, registered, "{}", silence.dialect.id());

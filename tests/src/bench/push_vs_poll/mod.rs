@@ -1,10 +1,11 @@
 //! `push-vs-poll`: the same payments at a simulated Stripe, known to the shop in three ways: it asks every 30 seconds; it is told by
-//! webhooks alone, of which 2 % are lost for good; it has Paybell, which asks about what it was not told, with the same 2 % lost.
+//! webhooks alone, of which 2 % are lost for good; it has Paybell, which asks about payments and reads the PSP's list, with the same
+//! 2 % lost.
 //!
 //! **What is played**: when things happen ([`plan`]: payments take from seconds to days), that a webhook leaves the PSP 0.3 to 3 s
 //! after the change, which webhooks are lost. The [`clock`] runs as the machine's does and leaps over the time in which nothing
 //! happens, so a fortnight takes a minute. **What is real**: the PSP's API and the webhooks are HTTP on the loopback, signed and
-//! verified; ingress, consumer, reconciliation and both write paths are the product's, on RabbitMQ and PostgreSQL with fsync;
+//! verified; ingress, consumer, reconciliation, sweep and both write paths are the product's, on RabbitMQ and PostgreSQL with fsync;
 //! bytes are counted on the wire (HTTP without TLS), CPU by the kernel. Not counted: the CPU of PSP, database and broker.
 //!
 //! **Polling** is done as shops do it that have nothing else: every open payment every 30 seconds until it is paid, canceled or
@@ -47,9 +48,8 @@ const SEED: u64 = 20_261_124;
 const LOST_PER_MILLE: u64 = 20;
 /// From a change to when its webhooks leave the PSP.
 const SENT_AFTER_MS: std::ops::Range<u64> = 300..3_000;
-/// The payments are watched for so long: the last change is in the eighth day, and settled payments are looked at on the
-/// sixteenth.
-const WATCHED: Duration = Duration::from_hours(18 * 24);
+/// The payments are watched for so long: the last change is in the eighth day, and what nobody told may be learned late.
+const WATCHED: Duration = Duration::from_hours(14 * 24);
 /// Changes that are read at a time.
 const PAGE: u32 = 1_000;
 /// Jiffies a second, as the kernel tells them to programs on every architecture that Rust's standard library runs on.

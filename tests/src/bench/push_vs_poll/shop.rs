@@ -1,6 +1,6 @@
 //! The shop's side: how it comes to know what the PSP knows, in each of the three ways.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,10 @@ use paybell_shared::shutdown::Shutdown;
 use paybell_worker::asking::Asker;
 use paybell_worker::consume::{self, BatchLimits, Context};
 use paybell_worker::inbox::Arrival;
+use paybell_worker::policy;
 use paybell_worker::reconcile::{self, Reconciler};
 use paybell_worker::store::{self, Registration, Work};
+use paybell_worker::sweep::{self, Sweeper};
 use paybell_worker::transport::HttpTransport;
 use sqlx::PgPool;
 use sqlx::types::time::OffsetDateTime;
@@ -42,6 +44,7 @@ const POLLS_AT_ONCE: usize = 16;
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// As `[limits]` has it, but that nobody waits for company: it would only lengthen the run.
 const LIMITS: BatchLimits = BatchLimits { deliveries_max: 512, linger: Duration::ZERO };
+const DUE: &str = "SELECT least((SELECT min(next_check_at) FROM checks), (SELECT min(due_at) FROM sweeps))";
 /// For what must come and does not; the whole would hang.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,7 +60,7 @@ pub struct Shop {
 enum Part {
     Polling(Poller),
     Hearing(Hearing),
-    Reconciled { hearing: Hearing, reconciler: Reconciler, due: Due, looked_at: Timestamp },
+    Reconciled { hearing: Hearing, reconciler: Reconciler, sweeper: Sweeper, due: Due, looked_at: Timestamp },
 }
 
 /// Ingress, queue and consumer.
@@ -76,7 +79,7 @@ struct Poller {
     asked: usize,
 }
 
-/// When the next look is due, by the database; read on the PSP's threads, since no worker does so.
+/// When the next look, or page of the list, is due, by the database; read on the PSP's threads, since no worker does so.
 struct Due {
     pool: PgPool,
     runtime: Handle,
@@ -102,11 +105,8 @@ impl Shop {
         let (config, shutdown) = (config(&text), Shutdown::new());
         let account = Arc::clone(&config.accounts[0].account);
         let time: Arc<dyn Clock> = Arc::<LeapingClock>::clone(clock);
-        // No list is swept here: what becomes of settled payments is looked for one by one, which costs more.
         let mut context = context(store::connect(&database).await?, time, vec![Arc::clone(&account)]).await;
-        if way != Way::Reconciled {
-            context.policy.asking.clear();
-        }
+        context.policy.asking = if way == Way::Reconciled { policy(&config).asking } else { HashMap::new() };
         let context = Arc::new(context);
         let part = match way {
             Way::Polling => {
@@ -114,12 +114,16 @@ impl Shop {
                 Part::Polling(Poller { asker, open: BTreeMap::new(), next: clock.now(), asked: 0 })
             }
             Way::Webhooks => Part::Hearing(Hearing::begin(&config, &context, psp, &shutdown).await?),
-            Way::Reconciled => Part::Reconciled {
-                hearing: Hearing::begin(&config, &context, psp, &shutdown).await?,
-                reconciler: Reconciler::new(Arc::clone(&context), Arc::new(HttpTransport::new()?)),
-                due: Due::new(&database, runtime).await?,
-                looked_at: clock.now(),
-            },
+            Way::Reconciled => {
+                let asker = Asker::new(Arc::clone(&context), Arc::new(HttpTransport::new()?));
+                Part::Reconciled {
+                    hearing: Hearing::begin(&config, &context, psp, &shutdown).await?,
+                    reconciler: Reconciler { asker: asker.clone() },
+                    sweeper: Sweeper::new(asker),
+                    due: Due::new(&database, runtime).await?,
+                    looked_at: clock.now(),
+                }
+            }
         };
         Ok(Self { context, account, clock: Arc::clone(clock), part, shutdown })
     }
@@ -178,12 +182,12 @@ impl Shop {
         let (account, now) = (Arc::clone(&self.account), self.clock.now());
         match &mut self.part {
             Part::Polling(poller) if !poller.open.is_empty() && now >= poller.next => poller.poll(&account, now).await,
-            Part::Reconciled { reconciler, looked_at, .. } if now >= looked_at.plus(LOOK_PAUSE) => {
-                // As the worker's loop does: again at once, as long as something is due and may be asked.
+            Part::Reconciled { reconciler, sweeper, looked_at, .. } if now >= looked_at.plus(LOOK_PAUSE) => {
+                // As the worker's loops do: again at once, as long as something is due and may be asked.
                 loop {
-                    let report = reconcile::step(reconciler).await?;
-                    ensure!(report.failed == 0, "the simulated PSP did not answer");
-                    if report.asked == 0 {
+                    let (looks, sweep) = (reconcile::step(reconciler).await?, sweep::step(sweeper).await?);
+                    ensure!(looks.failed + sweep.failed == 0, "the simulated PSP did not answer");
+                    if looks.asked + sweep.pages == 0 {
                         break;
                     }
                 }
@@ -317,9 +321,7 @@ impl Due {
 
     async fn next(&self) -> anyhow::Result<Option<Timestamp>> {
         let pool = self.pool.clone();
-        let next = self.runtime.spawn(async move {
-            sqlx::query_scalar::<_, Option<OffsetDateTime>>("SELECT min(next_check_at) FROM checks").fetch_one(&pool).await
-        });
+        let next = self.runtime.spawn(async move { sqlx::query_scalar::<_, Option<OffsetDateTime>>(DUE).fetch_one(&pool).await });
         Ok(next.await??.map(Timestamp::from))
     }
 }
