@@ -99,7 +99,7 @@ fn follow(mut health: watch::Receiver<Health>, spools: bool, shutdown: &Shutdown
                 Health::Starting => {}
                 Health::Up => tracing::info!("the queue takes webhooks"),
                 Health::Blocked(_) | Health::Down(_) => {
-                    tracing::warn!(problem = describe(&now, spools), "the queue takes no webhooks")
+                    tracing::warn!(problem = describe(&now, spools), "the queue takes no webhooks");
                 }
             }
             if matches!(now, Health::Up | Health::Blocked(_)) {

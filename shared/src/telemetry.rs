@@ -77,8 +77,8 @@ pub const SWEEP_PAGES_TOTAL: &str = "paybell_sweep_pages_total";
 /// What they told, by [`PSP`] and [`OUTCOME`]: new (no webhook had told it yet), known, hint (a payment is asked about), or
 /// quarantined.
 pub const SWEEP_EVENTS_TOTAL: &str = "paybell_sweep_events_total";
-/// Pages that were not read, by [`PSP`] and [`REASON`]: no_answer, refused, unreadable, lost (it leads nowhere), not_stored; and
-/// lists that say less than webhooks did (incomplete), or do not reach back far enough (beyond_reach).
+/// Pages that were not read, by [`PSP`] and [`REASON`]: `no_answer`, refused, unreadable, lost (it leads nowhere), `not_stored`;
+/// and lists that say less than webhooks did (incomplete), or do not reach back far enough (`beyond_reach`).
 pub const SWEEP_FAILURES_TOTAL: &str = "paybell_sweep_failures_total";
 /// How long ago the time lies up to which a list is read, by [`PSP`] and [`ACCOUNT`].
 pub const SWEEP_BEHIND_SECONDS: &str = "paybell_sweep_behind_seconds";

@@ -63,7 +63,7 @@ pub struct Settings {
     pub stream_kept: Duration,
     /// More clients of the stream are refused.
     pub stream_clients_max: usize,
-    /// The way to PSPs, for checks that somebody asks for.
+    /// The way to PSPs, for checks and lists that somebody asks for.
     pub transport: Arc<dyn PspTransport>,
 }
 
@@ -128,8 +128,8 @@ pub fn router(context: Answering, settings: Settings, tail: Arc<Tail>, shutdown:
         })
         .layer(Extension(Patience { parked_max }))
         .layer(Extension(streams))
+        .layer(Extension(Arc::new(sweeps::Asking::new(Arc::clone(&transport)))))
         .layer(Extension(Arc::new(Inspectors::new(transport))))
-        .layer(Extension(Arc::new(sweeps::Asking::default())))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state, authorize))
 }

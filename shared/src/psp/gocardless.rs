@@ -222,7 +222,7 @@ impl Psp for GoCardless {
         };
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next };
         for (event, id) in page.items.iter().zip(&page.ids) {
-            telling::not_before(window, telling::time(event, "created_at"), event)?;
+            telling::not_before(window, &telling::time(event, "created_at"), event)?;
             match translate_event(event, account, Source::Reconciliation) {
                 Ok(event) => found.events.push(event),
                 Err(TranslateError::Ignored(_)) => {}

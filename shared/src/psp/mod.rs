@@ -336,7 +336,6 @@ impl Scheme {
 
 /// Which questions the PSP answers.
 #[derive(Clone, Copy, Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
 pub struct Abilities {
     pub payment_status: bool,
     pub event_list: bool,

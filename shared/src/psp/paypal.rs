@@ -259,7 +259,7 @@ impl Psp for PayPal {
         }
         let mut unread = Vec::new();
         for event in &events {
-            telling::not_before(window, telling::time(event, "create_time"), event)?;
+            telling::not_before(window, &telling::time(event, "create_time"), event)?;
             if let Err(error @ TranslateError::Unintelligible { .. }) = hinted_by(event) {
                 unread.push(Unread { event_id: event.name("id")?.to_owned(), error });
             }

@@ -226,7 +226,7 @@ impl Psp for Square {
         for object in &page.items {
             let changed = telling::time(object, "updated_at");
             match list {
-                List::Payments | List::Refunds => telling::not_before(window, changed.clone(), object)?,
+                List::Payments | List::Refunds => telling::not_before(window, &changed, object)?,
                 // All are listed, again and again.
                 List::Disputes if changed.as_ref().is_ok_and(|at| *at < window.in_seconds().since) => continue,
                 List::Disputes => {}

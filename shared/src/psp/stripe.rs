@@ -225,7 +225,7 @@ impl Psp for Stripe {
         let page = Page::read(&Node::root(&value), asked.cursor)?;
         let mut found = Answer { events: Vec::new(), unread: Vec::new(), next: page.next.map(str::to_owned) };
         for (event, id) in page.items.iter().zip(&page.ids) {
-            telling::not_before(window, telling::unix_time(event, "created"), event)?;
+            telling::not_before(window, &telling::unix_time(event, "created"), event)?;
             match translate_event(event, account, Source::Reconciliation) {
                 Ok(event) => found.events.push(event),
                 Err(TranslateError::Ignored(_)) => {}

@@ -112,9 +112,9 @@ pub(super) fn is_no_refund(event: &PaymentEvent) -> bool {
 
 /// Refuses what stands in a list although it is older than was asked for: a list of another window. What says no time is judged
 /// by who reads it.
-pub(super) fn not_before(window: Window, at: Result<Timestamp, Problem>, item: &Node<'_>) -> Result<(), Problem> {
+pub(super) fn not_before(window: Window, at: &Result<Timestamp, Problem>, item: &Node<'_>) -> Result<(), Problem> {
     match at {
-        Ok(at) if at < window.in_seconds().since => Err(item.problem("older than was asked for")),
+        Ok(at) if *at < window.in_seconds().since => Err(item.problem("older than was asked for")),
         _ => Ok(()),
     }
 }

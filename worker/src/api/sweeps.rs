@@ -15,25 +15,23 @@ use crate::asking::Asker;
 use crate::consume::Context;
 use crate::order::AccountKey;
 use crate::sweep::fill::{self, FillError, Filled, Place};
-use crate::transport::HttpTransport;
+use crate::transport::PspTransport;
 
 const ACCOUNT_DEFAULT: &str = "default";
 
 /// Asks PSPs for those who call; made with the first call.
-#[derive(Default)]
-pub(super) struct Asking(OnceLock<Asker>);
+pub(super) struct Asking {
+    transport: Arc<dyn PspTransport>,
+    made: OnceLock<Asker>,
+}
 
 impl Asking {
-    fn asker(&self, context: &Arc<Context>) -> Result<&Asker, Problem> {
-        if let Some(asker) = self.0.get() {
-            return Ok(asker);
-        }
-        let transport = HttpTransport::new().map_err(|error| {
-            tracing::error!(error = format!("{:#}", anyhow::Error::new(error)), "no PSP can be asked");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no PSP can be asked from here: see the log")
-        })?;
-        // Of two first calls one makes it for both.
-        Ok(self.0.get_or_init(|| Asker::new(Arc::clone(context), Arc::new(transport))))
+    pub(super) fn new(transport: Arc<dyn PspTransport>) -> Self {
+        Self { transport, made: OnceLock::new() }
+    }
+
+    fn asker(&self, context: &Arc<Context>) -> &Asker {
+        self.made.get_or_init(|| Asker::new(Arc::clone(context), Arc::clone(&self.transport)))
     }
 }
 
@@ -115,7 +113,7 @@ pub(super) async fn sweep_list(
 ) -> Result<Json<SweepPage>, Problem> {
     let Json(Object(body)) = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let (key, place) = place(body, &context)?;
-    let Filled { counts, window, next, not_before } = fill::read(asking.asker(&context)?, &key, place).await?;
+    let Filled { counts, window, next, not_before } = fill::read(asking.asker(&context), &key, place).await?;
     let now = context.clock.now();
     Ok(Json(SweepPage {
         totals: SweepTotals {

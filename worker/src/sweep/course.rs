@@ -446,7 +446,7 @@ mod tests {
         fn an_outage_ends(listing in listing(), outage_h in 0_u32..2000) {
             let mut course = Course::first(NOW);
             let mut now = NOW.plus(HOUR * outage_h);
-            let slices = listing.slice.map_or(1, |slice| (HOUR * (outage_h + 27)).as_secs() / (slice - listing.lag).as_secs() + 1);
+            let slices = listing.slice.map_or(1, |slice| (HOUR * (outage_h + 27)).as_secs() / slice.saturating_sub(listing.lag).as_secs() + 1);
             for _ in 0..=slices {
                 if course.swept_until() >= now.minus(MINUTE) {
                     return Ok(());

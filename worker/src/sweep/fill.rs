@@ -125,13 +125,13 @@ pub async fn read(asker: &Asker, key: &AccountKey, place: Place) -> Result<Fille
     if let Leave::NotBefore(not_before) = context.store.begin_asking(key, &lease, 1).await? {
         return Ok(Filled { counts: Counts::default(), window, next: Some(place), not_before: Some(not_before) });
     }
-    let asked = timeout(ASK_MAX, page::ask(asker, key, account, &place.walk, lease.token)).await;
-    let asked = asked.unwrap_or(Err(AskingError::Slow(ASK_MAX.as_secs())));
-    let manner = asked.as_ref().map_or_else(page::manner, |_| Manner::Answered);
+    let answer = timeout(ASK_MAX, page::ask(asker, key, account, &place.walk, lease.token)).await;
+    let answer = answer.unwrap_or(Err(AskingError::Slow(ASK_MAX.as_secs())));
+    let manner = answer.as_ref().map_or_else(page::manner, |_| Manner::Answered);
     // Before the page is stored, so that whatever becomes of that the account is not kept busy.
     let ended = Ended { requests: 1, manner };
     reconcile::report(key, context.store.end_asking(key, context.clock.now(), lease.token, ended).await?);
-    let stored = match asked {
+    let stored = match answer {
         Ok(told) => page::store(context, key, account, &place.walk, told).await?,
         Err(error) => Err(error.into()),
     };

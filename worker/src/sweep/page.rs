@@ -158,10 +158,10 @@ pub(super) async fn ask(
     let response = timeout(TIME_MAX, asker.send(key, account, request)).await;
     let response = response.unwrap_or(Err(AskingError::Slow(TIME_MAX.as_secs())))?;
     let look_id = format!("{}-{}", at.millis(), &token.simple().to_string()[..8]);
-    let asked = Asked { payment_id: "", cursor: walk.cursor.as_deref(), at, look_id: &look_id };
+    let question = Asked { payment_id: "", cursor: walk.cursor.as_deref(), at, look_id: &look_id };
     // Adapters never panic (invariant I7); if one does, it costs its own page and not the worker.
     let read = catch_unwind(AssertUnwindSafe(|| {
-        let answer = account.psp.read_events(walk.window, &asked, &response, account)?;
+        let answer = account.psp.read_events(walk.window, &question, &response, account)?;
         Ok::<_, ReadError>((answer, account.psp.read_hints(&response, account)?))
     }));
     let (answer, hints) = read.map_err(|_| AskingError::Panicked)??;

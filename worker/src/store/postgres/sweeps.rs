@@ -59,15 +59,15 @@ pub(super) async fn lease(connection: &mut PgConnection, account: &AccountKey, l
     }
     let course = rows::course(row.try_get("course").map_err(classify)?, account)?;
     let mut manners = lock_manners(&mut transaction, account).await?;
-    let leave = manners.begin_in_turn(lease.now, lease.per_second, 1, lease.token, lease.until);
+    let granted = manners.begin_in_turn(lease.now, lease.per_second, 1, lease.token, lease.until);
     write_manners(&mut transaction, account, &manners).await?;
-    if let Leave::Go(_) = leave {
+    if let Leave::Go(_) = granted {
         let leased = sqlx::query(LEASE).bind(&*account.psp).bind(&*account.account);
         let leased = leased.bind(lease.token).bind(OffsetDateTime::from(lease.until));
         leased.execute(&mut *transaction).await.map_err(classify)?;
     }
     transaction.commit().await.map_err(classify)?;
-    Ok(match leave {
+    Ok(match granted {
         Leave::Go(_) => LeasedPage::Page(DuePage { account: account.clone(), lease_token: lease.token, course }),
         Leave::NotBefore(at) => LeasedPage::NotBefore(at),
     })

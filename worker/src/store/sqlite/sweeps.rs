@@ -37,9 +37,9 @@ pub(super) async fn lease(
     }
     let course = course(&mut transaction, account).await?.unwrap_or_else(|| Course::first(lease.now));
     let mut manners = manners(&mut transaction, account).await?;
-    let leave = manners.begin_in_turn(lease.now, lease.per_second, 1, lease.token, lease.until);
+    let granted = manners.begin_in_turn(lease.now, lease.per_second, 1, lease.token, lease.until);
     write_manners(&mut transaction, account, &manners).await?;
-    if let Leave::Go(_) = leave {
+    if let Leave::Go(_) = granted {
         let leased = sqlx::query(
             "INSERT INTO sweeps (psp, account, course, due_at, lease_token, lease_until) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (psp, account) DO UPDATE SET lease_token = excluded.lease_token, lease_until = excluded.lease_until",
@@ -49,7 +49,7 @@ pub(super) async fn lease(
         leased.execute(&mut *transaction).await.map_err(classify)?;
     }
     transaction.commit().await.map_err(classify)?;
-    Ok(match leave {
+    Ok(match granted {
         Leave::Go(_) => LeasedPage::Page(DuePage { account: account.clone(), lease_token: lease.token, course }),
         Leave::NotBefore(at) => LeasedPage::NotBefore(at),
     })
