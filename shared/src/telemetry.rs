@@ -82,6 +82,10 @@ pub const SWEEP_EVENTS_TOTAL: &str = "paybell_sweep_events_total";
 pub const SWEEP_FAILURES_TOTAL: &str = "paybell_sweep_failures_total";
 /// How long ago the time lies up to which a list is read, by [`PSP`] and [`ACCOUNT`].
 pub const SWEEP_BEHIND_SECONDS: &str = "paybell_sweep_behind_seconds";
+/// Dead letters that wait for somebody.
+pub const DEAD_LETTERS: &str = "paybell_dead_letters";
+/// Messages that became dead letters in the database; one that dies again counts again.
+pub const DEAD_LETTERS_TOTAL: &str = "paybell_dead_letters_total";
 /// 1 while a PSP that does not answer is left alone but for single probes, by [`PSP`] and [`ACCOUNT`].
 pub const PSP_CIRCUIT_OPEN: &str = "paybell_psp_circuit_open";
 /// 1 while a PSP refuses our credentials, by [`PSP`] and [`ACCOUNT`].
@@ -239,6 +243,8 @@ pub fn init_metrics() -> anyhow::Result<PrometheusHandle> {
         "Pages that were not read, by reason; lists that are incomplete, or do not reach back far enough."
     );
     describe_gauge!(SWEEP_BEHIND_SECONDS, Unit::Seconds, "How long ago the time lies up to which a list is read.");
+    describe_gauge!(DEAD_LETTERS, "Dead letters that wait for somebody.");
+    describe_counter!(DEAD_LETTERS_TOTAL, "Messages that became dead letters.");
     describe_gauge!(PSP_CIRCUIT_OPEN, "1 while a PSP that does not answer is left alone but for single probes.");
     describe_gauge!(PSP_CREDENTIALS_REFUSED, "1 while a PSP refuses our credentials.");
     describe_gauge!(ENDPOINT_FINDINGS, "1 while something is wrong with an account's endpoint, by what is wrong.");

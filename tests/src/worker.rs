@@ -27,11 +27,11 @@ use paybell_worker::manners::{Ended, Leave, News};
 use paybell_worker::order::{AccountKey, OrderStatus};
 use paybell_worker::schedule::Habits;
 use paybell_worker::store::{
-    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, Due, DueCheck, DueOrder, DuePage,
-    Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch, Looked, Moment, Notice, NoticeKey,
-    NoticeOutcome, Place, Policy, Position, Positioned, ReadPage, Reason, ReferenceKey, Registered, Registration, Scope,
-    Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled, UnsettledPlace, WatchKey, WatchKind, WatchLease,
-    WatchState, Work,
+    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, DeadLetter, Due, DueCheck, DueOrder,
+    DuePage, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch, LetterDecision, LetterHead,
+    Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Policy, Position, Positioned, ReadPage, Reason, ReferenceKey,
+    Registered, Registration, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled, UnsettledPlace, WatchKey,
+    WatchKind, WatchLease, WatchState, Work,
 };
 use paybell_worker::sweep::course::Course;
 use paybell_worker::{seen, store};
@@ -293,6 +293,30 @@ impl Store for FailingStore {
 
     async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
         self.store.count_unsettled(reason, accounts, before).await
+    }
+
+    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        self.store.bury(letters).await
+    }
+
+    async fn dead_letters(&self, after: Option<(Timestamp, Uuid)>, limit: u32) -> Result<Vec<LetterHead>, StoreError> {
+        self.store.dead_letters(after, limit).await
+    }
+
+    async fn letter_head(&self, id: Uuid) -> Result<Option<LetterHead>, StoreError> {
+        self.store.letter_head(id).await
+    }
+
+    async fn dead_letter(&self, id: Uuid) -> Result<Option<DeadLetter>, StoreError> {
+        self.store.dead_letter(id).await
+    }
+
+    async fn decide_letter(&self, id: Uuid, decision: &LetterDecision) -> Result<bool, StoreError> {
+        self.store.decide_letter(id, decision).await
+    }
+
+    async fn count_letters(&self) -> Result<u32, StoreError> {
+        self.store.count_letters().await
     }
 
     async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {

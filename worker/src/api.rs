@@ -5,6 +5,7 @@
 
 mod balance;
 mod completeness;
+mod dead_letters;
 pub mod endpoints;
 mod events;
 mod orders;
@@ -157,6 +158,10 @@ fn documented() -> OpenApiRouter {
         .routes(routes!(endpoints::list_endpoints))
         .routes(routes!(endpoints::check_endpoint))
         .routes(routes!(sweeps::sweep_list))
+        .routes(routes!(dead_letters::list_dead_letters))
+        .routes(routes!(dead_letters::get_dead_letter))
+        .routes(routes!(dead_letters::replay_dead_letter))
+        .routes(routes!(dead_letters::discard_dead_letter))
 }
 
 /// Admits a request whose bearer token has the scope that its method needs, and hands it the context.
@@ -288,6 +293,10 @@ mod tests {
             "/v1/endpoints",
             "/v1/endpoints/{psp}/{account}/check",
             "/v1/sweeps",
+            "/v1/dead-letters",
+            "/v1/dead-letters/{id}",
+            "/v1/dead-letters/{id}/replay",
+            "/v1/dead-letters/{id}/discard",
         ];
         assert_eq!(paths, HashSet::from(expected));
         assert_eq!(json["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");

@@ -21,6 +21,7 @@ pub mod canary;
 pub mod change;
 pub mod completeness;
 pub mod consume;
+pub mod dead_letters;
 pub mod endpoints;
 pub mod expiry;
 pub mod ids;
@@ -194,6 +195,8 @@ impl Parts {
             shutdown.spawn("expiry", expiry::run(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("completeness", completeness::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("unsettled", unsettled::watch(Arc::clone(&context), shutdown.clone()));
+            shutdown.spawn("dead letters", dead_letters::run(Arc::clone(&context), queue.dead_letters(), shutdown.clone()));
+            shutdown.spawn("letters", dead_letters::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("sweep", sweep::run(Sweeper::new(asker), shutdown.clone()));
             shutdown.spawn("swept", sweep::watch(Arc::clone(&context), shutdown.clone()));
             shutdown.spawn("retention", retention::run(Arc::clone(&context), self.keep_bodies, shutdown.clone()));

@@ -7,6 +7,7 @@ mod audit;
 mod expiry;
 mod inspect;
 mod learning;
+mod letters;
 mod outbox;
 pub mod postgres;
 mod replay;
@@ -40,6 +41,7 @@ pub use self::audit::{AuditReport, Finding, Scope};
 pub use self::expiry::{Agreed, Attended, DueOrder, Expiry, Looks, UnaskedWrite};
 pub use self::inspect::{Action, CheckState, InboxEntry, Moment, MomentKind, MomentRow, NoticeState, Place, StoredEvent};
 pub use self::learning::{AccountState, AskedFirst, EXPECTED_COUNTED_MAX, Expected, LATENESS_S, Learned};
+pub use self::letters::{DeadLetter, Decided, LETTERS_COUNTED_MAX, LetterDecision, LetterHead};
 pub use self::outbox::{Backlog, Notice, NoticeKey, NoticeOutcome};
 pub use self::replay::{
     BodyPlace, EventChange, EventState, KeptEvent, OrderChange, ReplacedEvent, Replay, Replayed, Selection, StoredBody,
@@ -220,6 +222,43 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The database does not answer.
     async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError>;
+
+    /// Keeps messages that nobody could apply, in one transaction. One that is kept already is not kept twice; if somebody had
+    /// decided on it, it waits anew.
+    ///
+    /// # Errors
+    /// The database does not answer, or does not take one of them.
+    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
+
+    /// Dead letters that wait for somebody, in the order of their deaths; from behind `after`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn dead_letters(&self, after: Option<(Timestamp, Uuid)>, limit: u32) -> Result<Vec<LetterHead>, StoreError>;
+
+    /// One of them, decided on or not.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn letter_head(&self, id: Uuid) -> Result<Option<LetterHead>, StoreError>;
+
+    /// The same with its message, exactly.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn dead_letter(&self, id: Uuid) -> Result<Option<DeadLetter>, StoreError>;
+
+    /// Keeps what somebody decided. `false`: it does not wait (any more), and nothing is kept.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn decide_letter(&self, id: Uuid, decision: &LetterDecision) -> Result<bool, StoreError>;
+
+    /// How many wait, counted up to [`LETTERS_COUNTED_MAX`].
+    ///
+    /// # Errors
+    /// The database does not answer.
+    async fn count_letters(&self) -> Result<u32, StoreError>;
 
     /// Leases what one worker of many looks after, committing the lease; `None`: it is not due, or another worker has it.
     ///
@@ -1075,21 +1114,23 @@ pub fn open_to_read(url: &str) -> BoxFuture<'_, Result<Arc<dyn Store>, ConnectEr
 /// A step of the schema: version, name, SQL. A new one is a new file and one line; what was released is never edited.
 type Step = (i64, &'static str, &'static str);
 
-const POSTGRES_STEPS: [Step; 6] = [
+const POSTGRES_STEPS: [Step; 7] = [
     (1, "inbox and orders", include_str!("../../migrations/postgres/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/postgres/0002_telling_and_asking_why.sql")),
     (3, "asking", include_str!("../../migrations/postgres/0003_asking.sql")),
     (4, "sweeping", include_str!("../../migrations/postgres/0004_sweeping.sql")),
     (5, "learning", include_str!("../../migrations/postgres/0005_learning.sql")),
     (6, "endpoints", include_str!("../../migrations/postgres/0006_endpoints.sql")),
+    (7, "dead letters", include_str!("../../migrations/postgres/0007_dead_letters.sql")),
 ];
-const SQLITE_STEPS: [Step; 6] = [
+const SQLITE_STEPS: [Step; 7] = [
     (1, "inbox and orders", include_str!("../../migrations/sqlite/0001_inbox_and_orders.sql")),
     (2, "telling and asking why", include_str!("../../migrations/sqlite/0002_telling_and_asking_why.sql")),
     (3, "asking", include_str!("../../migrations/sqlite/0003_asking.sql")),
     (4, "sweeping", include_str!("../../migrations/sqlite/0004_sweeping.sql")),
     (5, "learning", include_str!("../../migrations/sqlite/0005_learning.sql")),
     (6, "endpoints", include_str!("../../migrations/sqlite/0006_endpoints.sql")),
+    (7, "dead letters", include_str!("../../migrations/sqlite/0007_dead_letters.sql")),
 ];
 
 /// The last step that was taken, `None` if none ever was, must be this program's last one.

@@ -32,6 +32,9 @@ use crate::queue::{ConsumeError, Consumer, Delivery, Disposition, Message, REASO
 /// is here when one commits. Of the largest webhook (512 KiB) that is 1 GiB; of usual ones (5 KiB) 10 MiB.
 const PREFETCH: u16 = 2_000;
 
+/// Dead letters are few, nobody waits for them, and each may be as large as a webhook.
+const PREFETCH_DEAD: u16 = 32;
+
 /// For channels and consumers together: a queue that has lost its majority answers nothing, while heartbeats go on.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -57,6 +60,13 @@ impl Source {
         match self {
             Self::Webhooks => &[WEBHOOKS_QUEUE, UNROUTED_QUEUE],
             Self::DeadLetters => &[DEAD_QUEUE],
+        }
+    }
+
+    const fn prefetch(self) -> u16 {
+        match self {
+            Self::Webhooks => PREFETCH,
+            Self::DeadLetters => PREFETCH_DEAD,
         }
     }
 }
@@ -265,7 +275,7 @@ impl Open {
         moves.confirm_select(ConfirmSelectOptions::default()).await?;
         let channel = link.channel().await?;
         // Before the consumers: what they are sent is bounded by nothing else.
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        channel.basic_qos(source.prefetch(), BasicQosOptions::default()).await?;
         let mut incoming = Vec::new();
         for &queue in source.queues() {
             let options = BasicConsumeOptions::default();

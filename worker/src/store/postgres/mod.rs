@@ -12,6 +12,7 @@ mod errors;
 mod expiry;
 mod inspect;
 mod learning;
+mod letters;
 mod outbox;
 mod read;
 mod replay;
@@ -39,10 +40,11 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use self::errors::{classify, timed_out};
 use super::{
-    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Due, DueCheck, DueOrder,
-    DuePage, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch, Looked, Moment, Notice,
-    NoticeKey, NoticeOutcome, Place, Position, Positioned, ReadPage, Reason, ReferenceKey, Scope, Selection, Store, StoreError,
-    StoredBody, StoredOrder, Unsettled, UnsettledPlace, WatchKey, WatchKind, WatchLease, WatchState, Work,
+    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DeadLetter, Due,
+    DueCheck, DueOrder, DuePage, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch,
+    LetterDecision, LetterHead, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReadPage, Reason,
+    ReferenceKey, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled, UnsettledPlace, WatchKey, WatchKind,
+    WatchLease, WatchState, Work,
 };
 use crate::manners::{Ended, Leave, News};
 use crate::order::{AccountKey, OrderStatus};
@@ -266,6 +268,31 @@ impl Store for Postgres {
 
     async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
         self.read(async |connection| unsettled::count(connection, reason, accounts, before).await).await
+    }
+
+    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let letters = super::letters::distinct(letters);
+        self.read(async |connection| letters::bury(connection, &letters).await).await
+    }
+
+    async fn dead_letters(&self, after: Option<(Timestamp, Uuid)>, limit: u32) -> Result<Vec<LetterHead>, StoreError> {
+        self.read(async |connection| letters::waiting(connection, after, limit).await).await
+    }
+
+    async fn letter_head(&self, id: Uuid) -> Result<Option<LetterHead>, StoreError> {
+        self.read(async |connection| letters::one(connection, id).await).await
+    }
+
+    async fn dead_letter(&self, id: Uuid) -> Result<Option<DeadLetter>, StoreError> {
+        self.read(async |connection| letters::whole(connection, id).await).await
+    }
+
+    async fn decide_letter(&self, id: Uuid, decision: &LetterDecision) -> Result<bool, StoreError> {
+        self.read(async |connection| letters::decide(connection, id, decision).await).await
+    }
+
+    async fn count_letters(&self) -> Result<u32, StoreError> {
+        self.read(async |connection| letters::count(connection).await).await
     }
 
     async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {

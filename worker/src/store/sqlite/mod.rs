@@ -8,6 +8,7 @@ mod checks;
 mod expiry;
 mod inspect;
 mod learning;
+mod letters;
 mod outbox;
 mod read;
 mod replay;
@@ -34,11 +35,11 @@ use uuid::Uuid;
 pub(super) use self::audit::rows as audit_rows;
 use super::rows::writes_nothing;
 use super::{
-    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, Decision, Due, DueCheck,
-    DueOrder, DuePage, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch, Looked, Moment,
-    Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReadPage, Reason, ReferenceKey, Rest, Scope, Selection, Store,
-    StoreError, StoredBody, StoredOrder, Unsettled, UnsettledPlace, WAKING_MAX, Wanted, WatchKey, WatchKind, WatchLease,
-    WatchState, Work,
+    AccountState, Applied, AskedFirst, Attended, AuditReport, Backlog, Balance, BodyPlace, ConnectError, DeadLetter, Decision,
+    Due, DueCheck, DueOrder, DuePage, Expected, HourTotal, InboxEntry, Kept, Lease, LeasedChecks, LeasedPage, LeasedWatch,
+    LetterDecision, LetterHead, Looked, Moment, Notice, NoticeKey, NoticeOutcome, Place, Position, Positioned, ReadPage, Reason,
+    ReferenceKey, Rest, Scope, Selection, Store, StoreError, StoredBody, StoredOrder, Unsettled, UnsettledPlace, WAKING_MAX,
+    Wanted, WatchKey, WatchKind, WatchLease, WatchState, Work,
 };
 use crate::apply::{plan, wanted};
 use crate::manners::{Ended, Leave, News};
@@ -286,6 +287,31 @@ impl Store for Sqlite {
 
     async fn count_unsettled(&self, reason: Reason, accounts: &[AccountKey], before: Timestamp) -> Result<u32, StoreError> {
         unsettled::count(&mut *self.readers.acquire().await.map_err(classify)?, reason, accounts, before).await
+    }
+
+    async fn bury(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let letters = super::letters::distinct(letters);
+        letters::bury(&mut *self.writer.acquire().await.map_err(classify)?, &letters).await
+    }
+
+    async fn dead_letters(&self, after: Option<(Timestamp, Uuid)>, limit: u32) -> Result<Vec<LetterHead>, StoreError> {
+        letters::waiting(&mut *self.readers.acquire().await.map_err(classify)?, after, limit).await
+    }
+
+    async fn letter_head(&self, id: Uuid) -> Result<Option<LetterHead>, StoreError> {
+        letters::one(&mut *self.readers.acquire().await.map_err(classify)?, id).await
+    }
+
+    async fn dead_letter(&self, id: Uuid) -> Result<Option<DeadLetter>, StoreError> {
+        letters::whole(&mut *self.readers.acquire().await.map_err(classify)?, id).await
+    }
+
+    async fn decide_letter(&self, id: Uuid, decision: &LetterDecision) -> Result<bool, StoreError> {
+        letters::decide(&mut *self.writer.acquire().await.map_err(classify)?, id, decision).await
+    }
+
+    async fn count_letters(&self) -> Result<u32, StoreError> {
+        letters::count(&mut *self.readers.acquire().await.map_err(classify)?).await
     }
 
     async fn lease_watch(&self, key: &WatchKey, lease: &WatchLease) -> Result<Option<LeasedWatch>, StoreError> {
