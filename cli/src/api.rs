@@ -67,6 +67,13 @@ pub struct UnsettledPage {
     pub next_cursor: Option<String>,
 }
 
+/// One page of dead letters.
+#[derive(Debug, Deserialize)]
+pub struct LetterPage {
+    pub items: Vec<Value>,
+    pub next_cursor: Option<String>,
+}
+
 /// One page of a replay.
 #[derive(Debug, Deserialize)]
 pub struct ReplayPage {
@@ -241,6 +248,40 @@ impl Api {
         serde_json::from_value(page).map_err(ApiError::Unintelligible)
     }
 
+    /// One page of the dead letters that wait.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn dead_letters(&self, cursor: Option<&str>, limit: u32) -> Result<LetterPage, ApiError> {
+        let cursor = cursor.map_or_else(String::new, |cursor| format!("&cursor={}", utf8_percent_encode(cursor, SEGMENT)));
+        let page = self.ask(Method::GET, &format!("/v1/dead-letters?limit={limit}{cursor}"), None).await?;
+        serde_json::from_value(page).map_err(ApiError::Unintelligible)
+    }
+
+    /// A dead letter, decided on or not.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn dead_letter(&self, id: &str) -> Result<Value, ApiError> {
+        self.ask(Method::GET, &letter_path(id, ""), None).await
+    }
+
+    /// Has a dead letter tried again.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn replay_dead_letter(&self, id: &str) -> Result<Value, ApiError> {
+        self.ask_within(LONG_TIMEOUT, Method::POST, &letter_path(id, "/replay"), None).await
+    }
+
+    /// Discards a dead letter.
+    ///
+    /// # Errors
+    /// As [`Api::register`].
+    pub async fn discard_dead_letter(&self, id: &str, reason: &str) -> Result<Value, ApiError> {
+        self.ask(Method::POST, &letter_path(id, "/discard"), Some(serde_json::json!({ "reason": reason }))).await
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
         self.ask_within(TIMEOUT, method, path, body).await
     }
@@ -262,4 +303,8 @@ impl Api {
         }
         if text.is_empty() { Ok(Value::Null) } else { serde_json::from_str(&text).map_err(ApiError::Unintelligible) }
     }
+}
+
+fn letter_path(id: &str, rest: &str) -> String {
+    format!("/v1/dead-letters/{}{rest}", utf8_percent_encode(id, SEGMENT))
 }

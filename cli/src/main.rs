@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use paybell::commands::{
-    audit, completeness, config, demo, endpoints, explain, psps, replay, send, serve, sweep, unsettled, verify,
+    audit, completeness, config, dead_letters, demo, endpoints, explain, psps, replay, send, serve, sweep, unsettled, verify,
 };
 use paybell::output::Outcome;
 
@@ -45,6 +45,9 @@ enum Command {
     Endpoints(endpoints::EndpointsCommand),
     /// Read a time of a PSP's list of events or payments again
     Sweep(sweep::Args),
+    /// Messages that nobody could apply: list, try again, discard
+    #[command(subcommand)]
+    DeadLetters(dead_letters::LettersCommand),
     /// Print what each PSP's adapter can do
     Psps(psps::Args),
     /// Look at the configuration
@@ -71,6 +74,7 @@ async fn main() -> ExitCode {
         Command::Audit(args) => exit(audit::run(args).await),
         Command::Completeness(args) => exit(completeness::run(args).await),
         Command::Unsettled(args) => exit(unsettled::run(args).await),
+        Command::DeadLetters(command) => exit(dead_letters::run(command).await),
         Command::Endpoints(command) => exit(endpoints::run(command).await),
         Command::Psps(args) => exit(psps::run(&args)),
         Command::Config(ConfigCommand::Check(args)) => exit(config::check(args)),

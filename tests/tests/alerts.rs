@@ -54,8 +54,9 @@ fn the_rules_speak_of_metrics_that_there_are() {
         telemetry::WEBHOOKS_TOTAL,
         telemetry::SWEEP_BEHIND_SECONDS,
         telemetry::SWEEP_FAILURES_TOTAL,
+        telemetry::DEAD_LETTERS,
     ];
-    for file in ["completeness.rules.yml", "sweep.rules.yml"].into_iter().flat_map(files) {
+    for file in ["completeness.rules.yml", "dead-letters.rules.yml", "sweep.rules.yml"].into_iter().flat_map(files) {
         let text = std::fs::read_to_string(deployed().join(file)).unwrap();
         for name in text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_') {
             assert!(!name.starts_with("paybell_") || known.contains(&name), "{name} is no metric");

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod completeness;
 pub mod config;
+pub mod dead_letters;
 pub mod demo;
 mod door;
 pub mod endpoints;
