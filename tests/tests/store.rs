@@ -9,6 +9,7 @@ mod sqlite {
     paybell_tests::learning_suite!(Bench::sqlite);
     paybell_tests::expiry_suite!(Bench::sqlite);
     paybell_tests::watches_suite!(Bench::sqlite);
+    paybell_tests::sweeps_suite!(Bench::sqlite);
 }
 
 mod postgres {
@@ -33,6 +34,7 @@ mod postgres {
     paybell_tests::learning_suite!(bench);
     paybell_tests::expiry_suite!(bench);
     paybell_tests::watches_suite!(bench);
+    paybell_tests::sweeps_suite!(bench);
 
     async fn bench() -> Bench {
         Bench::new(servers::postgres().await.database().await).await

@@ -7,4 +7,5 @@ pub mod learning;
 pub mod queue;
 pub mod replay;
 pub mod store;
+pub mod sweeps;
 pub mod watches;

@@ -6,8 +6,8 @@ use std::fmt::Display;
 use paybell_shared::clock::Timestamp;
 use paybell_shared::event::{EventKey, PaymentEvent, ReferenceKind, Source};
 use paybell_shared::psp;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -340,9 +340,14 @@ pub(super) fn course(text: &str, account: &AccountKey) -> Result<Course, StoreEr
     from_json(text, "sweeps", "course", &format!("{}/{}", account.psp, account.account))
 }
 
-/// Whether a stored time lies within a window.
-pub(super) fn is_within(at: &str, window: psp::Window) -> bool {
-    Timestamp::parse_rfc3339(at).is_ok_and(|at| (window.since..=window.until).contains(&at))
+/// Whether facts tell of something that happened within a window. The database cannot say: `PostgreSQL` takes no field out of a
+/// JSON text that has a NUL anywhere.
+pub(super) fn tells_within(facts: &str, window: psp::Window) -> bool {
+    #[derive(Deserialize)]
+    struct Happened {
+        occurred_at: Timestamp,
+    }
+    serde_json::from_str(facts).is_ok_and(|Happened { occurred_at }| (window.since..=window.until).contains(&occurred_at))
 }
 
 /// How a look's answer is written.

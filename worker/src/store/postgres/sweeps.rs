@@ -27,9 +27,9 @@ const FINISH: &str = "\
     UPDATE sweeps SET course = $4::json, due_at = $5, lease_token = NULL, lease_until = NULL
     WHERE psp = $1 AND account = $2 AND lease_token = $3";
 
-/// The times of what webhooks told, among the first events that were received from then on.
+/// What webhooks told, among the first events that were received from then on.
 const TOLD: &str = "\
-    SELECT facts ->> 'occurred_at' FROM (
+    SELECT facts::text FROM (
         SELECT psp, account, source, foreign_mode, facts FROM events WHERE received_at >= $3 ORDER BY received_at LIMIT $4
     ) AS received
     WHERE psp = $1 AND account = $2 AND source = 'webhook' AND NOT foreign_mode AND facts IS NOT NULL";
@@ -96,10 +96,10 @@ pub(super) async fn course(connection: &mut PgConnection, account: &AccountKey) 
 }
 
 pub(super) async fn told_within(connection: &mut PgConnection, account: &AccountKey, window: Window) -> Result<bool, StoreError> {
-    let told = sqlx::query_scalar::<_, Option<String>>(TOLD).bind(&*account.psp).bind(&*account.account);
+    let told = sqlx::query_scalar::<_, String>(TOLD).bind(&*account.psp).bind(&*account.account);
     let told = told.bind(OffsetDateTime::from(window.since)).bind(i64::from(TOLD_LOOKED_AT_MAX));
     let told = told.fetch_all(connection).await.map_err(classify)?;
-    Ok(told.iter().flatten().any(|at| rows::is_within(at, window)))
+    Ok(told.iter().any(|facts| rows::tells_within(facts, window)))
 }
 
 pub(super) async fn unanswered(

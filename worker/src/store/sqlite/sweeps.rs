@@ -80,21 +80,21 @@ pub(super) async fn course(connection: &mut SqliteConnection, account: &AccountK
     course.map(|text| rows::course(&text, account)).transpose()
 }
 
-/// The times of what webhooks told, among the first events that were received from then on.
+/// What webhooks told, among the first events that were received from then on.
 pub(super) async fn told_within(
     connection: &mut SqliteConnection,
     account: &AccountKey,
     window: Window,
 ) -> Result<bool, StoreError> {
-    let told = sqlx::query_scalar::<_, Option<String>>(
-        "SELECT json_extract(facts, '$.occurred_at') FROM (
+    let told = sqlx::query_scalar::<_, String>(
+        "SELECT facts FROM (
              SELECT psp, account, source, foreign_mode, facts FROM events WHERE received_at >= ?3 ORDER BY received_at LIMIT ?4
          )
          WHERE psp = ?1 AND account = ?2 AND source = 'webhook' AND NOT foreign_mode AND facts IS NOT NULL",
     );
     let told = told.bind(&*account.psp).bind(&*account.account).bind(window.since.millis()).bind(TOLD_LOOKED_AT_MAX);
     let told = told.fetch_all(connection).await.map_err(classify)?;
-    Ok(told.iter().flatten().any(|at| rows::is_within(at, window)))
+    Ok(told.iter().any(|facts| rows::tells_within(facts, window)))
 }
 
 pub(super) async fn unanswered(
