@@ -298,7 +298,7 @@ pub async fn only_what_webhooks_of_the_account_told_counts(bench: &Bench) {
     });
     let ignored = with(&|row| {
         row.content = Content::Ignored { reason: "not a payment".to_owned() };
-        row.key.event_id = "evt_4".to_owned();
+        "evt_4".clone_into(&mut row.key.event_id);
     });
     bench.apply_arrivals_at(NOW.plus(HOUR), &[answer, foreign, ignored]).await;
     assert!(!is_told(bench, NOW, NOW.plus(HOUR)).await);
